@@ -1,0 +1,1 @@
+"""Precocial: agents that adapt."""

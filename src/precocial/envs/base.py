@@ -1,0 +1,242 @@
+"""What task families share: the stepping of families written as pure functions on tensors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped, UInt8
+from torch import Tensor
+
+from precocial.types import EnvSpec, Split, Step, Tasks, UserError
+
+State = dict[str, Tensor]
+"""A simulator state, each ``(N, E, ...)``."""
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Options that every family has. Families add theirs; each shows as ``--env-NAME``."""
+
+    train_tasks: int = 0
+    """Size of a fixed pool of training tasks; 0 draws fresh ones for ever."""
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        if self.train_tasks < 0:
+            raise UserError(
+                f"--env-train-tasks is {self.train_tasks}; expected 0 (fresh tasks) or more"
+            )
+
+
+def uniform(
+    rng: torch.Generator, shape: tuple[int, ...], low: float, high: float
+) -> Float[Tensor, "..."]:
+    """Uniform samples in [low, high)."""
+    return torch.rand(shape, generator=rng, device=rng.device) * (high - low) + low
+
+
+def log_uniform(
+    rng: torch.Generator, shape: tuple[int, ...], low: float, high: float
+) -> Float[Tensor, "..."]:
+    """Samples whose logarithm is uniform, in [low, high)."""
+    return uniform(rng, shape, math.log(low), math.log(high)).exp()
+
+
+_RESIDUES: dict[Split, tuple[int, ...]] = {
+    "train": (0, 1, 2, 3, 4, 5, 6, 7), "valid": (8,), "test": (9,), "shifted": (9,),
+}  # fmt: skip
+
+
+def split_uniform(
+    rng: torch.Generator, shape: tuple[int, ...], low: float, high: float, split: Split
+) -> Float[Tensor, "..."]:
+    """Uniform samples whose train, valid and test values can never be equal.
+
+    [low, high) is cut into 10 000 slivers; a sliver's number modulo 10 decides its split: 0-7
+    train, 8 valid, 9 test. Each split covers the whole range evenly, and no value is in two.
+    A family gives one of its task's numbers this treatment, which makes the tasks disjoint.
+    """
+    residues = torch.tensor(_RESIDUES[split], device=rng.device)
+    choice = torch.randint(len(residues), shape, generator=rng, device=rng.device)
+    group = torch.randint(1000, shape, generator=rng, device=rng.device)
+    # Stay off the sliver's edges, where float32 rounding could cross into the neighbour.
+    inside = uniform(rng, shape, 0.05, 0.95)
+    unit = (group * 10 + residues[choice] + inside) / 10_000
+    return unit * (high - low) + low
+
+
+def split_of(value: Float[Tensor, "..."], low: float, high: float) -> Shaped[Tensor, "..."]:
+    """Residue (0-9) of the sliver a value of ``split_uniform`` lies in; for checks."""
+    return ((value.double() - low) / (high - low) * 10_000).floor().long() % 10
+
+
+class TensorTaskEnv:
+    """Steps a family given as five pure functions and one that draws tasks.
+
+    Subclasses set ``name`` and implement ``draw_tasks``, ``initial``, ``transition``,
+    ``observation``, ``reward`` and ``terminal``; their state is a tensor dict with leaves
+    ``(N, E, ...)`` and task parameters arrive as ``(N, 1, ...)``, ready to broadcast over lanes.
+    All run on the device of the generator given to ``reset``.
+    """
+
+    name: str
+    obs_dim: int
+    action_kind: Literal["box", "discrete"] = "box"
+    action_dim: int
+    action_low: tuple[float, ...] = ()
+    action_high: tuple[float, ...] = ()
+    num_tasks: int | None = None
+
+    def __init__(self, cfg: EnvConfig, horizon: int) -> None:
+        if horizon < 1:
+            raise UserError(f"--env-horizon is {horizon}; expected at least 1 step")
+        self.cfg = cfg
+        self.steps_taken = 0
+        task_dim = self.task_features(
+            self.sample_tasks(1, "train", torch.Generator().manual_seed(0))
+        ).shape[-1]
+        self.spec = EnvSpec(
+            self.name, self.obs_dim, self.action_kind, self.action_dim, self.action_low,
+            self.action_high, horizon, self.num_tasks, task_dim,
+        )  # fmt: skip
+
+    # ---- what a family writes -------------------------------------------------------------
+
+    def draw_tasks(
+        self, n: int, split: Split, rng: torch.Generator
+    ) -> dict[str, Shaped[Tensor, "n ..."]]:
+        """Parameters of ``n`` new tasks, each ``(n, ...)``."""
+        raise NotImplementedError
+
+    def initial(
+        self, lanes: tuple[int, int], tasks: dict[str, Tensor], rng: torch.Generator
+    ) -> State:
+        """First state of an episode on every lane (N, E)."""
+        raise NotImplementedError
+
+    def transition(
+        self, state: State, action: Tensor, tasks: dict[str, Tensor], rng: torch.Generator
+    ) -> State:
+        """The next state; the action arrives clipped, in the environment's own units."""
+        raise NotImplementedError
+
+    def observation(self, state: State, tasks: dict[str, Tensor]) -> Shaped[Tensor, "n e o"]:
+        """What the policy sees; never the task."""
+        raise NotImplementedError
+
+    def reward(
+        self,
+        state: State,
+        action: Tensor,
+        next_state: State,
+        tasks: dict[str, Tensor],
+        rng: torch.Generator,
+    ) -> Float[Tensor, "n e"]:
+        """Reward of the step."""
+        raise NotImplementedError
+
+    def terminal(self, state: State, tasks: dict[str, Tensor]) -> Shaped[Tensor, "n e"] | None:
+        """True where the MDP has ended; None for a family that never ends early."""
+        return None
+
+    def success(self, next_state: State, tasks: dict[str, Tensor]) -> Shaped[Tensor, "n e"] | None:
+        """True where the task counts as solved at this step; None where that has no meaning."""
+        return None
+
+    def task_features(self, tasks: Tasks) -> Float[Tensor, "n d"]:
+        """All parameters, flattened; a family whose numbers are not of order one rescales them."""
+        return torch.cat([v.flatten(1).float() for v in tasks.params.values()], -1)
+
+    def optimum(self, tasks: Tasks) -> Float[Tensor, " n"] | None:
+        """Known best expected return per task; None where nobody knows."""
+        return None
+
+    def draw(self, state: State, tasks: dict[str, Tensor], size: int) -> UInt8[np.ndarray, "h w 3"]:
+        """A picture of one lane; the state and the task come without their lane axes."""
+        raise UserError(f"{self.name} has no picture; try `precocial report` for its curves")
+
+    # ---- the TaskEnv protocol -------------------------------------------------------------
+
+    def sample_tasks(self, n: int, split: Split, rng: torch.Generator) -> Tasks:
+        """N tasks; ids are stable for a fixed pool and a finite family."""
+        if n < 1:
+            raise UserError(f"{n} tasks were asked for; expected at least 1")
+        if split == "train" and self.cfg.train_tasks:
+            pool = self.draw_tasks(
+                self.cfg.train_tasks, split, torch.Generator(rng.device).manual_seed(20_260)
+            )
+            pick = torch.randint(self.cfg.train_tasks, (n,), generator=rng, device=rng.device)
+            return Tasks({k: v[pick] for k, v in pool.items()}, pick)
+        params = self.draw_tasks(n, split, rng)
+        return Tasks(params, params.get("id", torch.arange(n, device=rng.device)))
+
+    def reset(self, tasks: Tasks, lanes: int, rng: torch.Generator) -> Shaped[Tensor, "n e o"]:
+        """Start an episode on every lane."""
+        self.lanes, self.rng = (tasks.num, lanes), rng
+        self.switch(tasks)
+        self.state = self.initial(self.lanes, self.tasks, rng)
+        self.time = torch.zeros(self.lanes, dtype=torch.long, device=rng.device)
+        self.latest = 0  # no lane's clock can be ahead of this
+        return self.observation(self.state, self.tasks)
+
+    def switch(self, tasks: Tasks) -> None:
+        """The world changes, the state stays."""
+        self.tasks = {k: v.unsqueeze(1).to(self.rng.device) for k, v in tasks.params.items()}
+
+    def step(self, action: Tensor) -> Step:
+        """One step on every lane; ended episodes restart in place."""
+        if self.action_kind == "box":
+            action = self.scale(action)
+        following = self.transition(self.state, action, self.tasks, self.rng)
+        reward = self.reward(self.state, action, following, self.tasks, self.rng)
+        next_obs = self.observation(following, self.tasks)
+        terminated = self.terminal(following, self.tasks)
+        success = self.success(following, self.tasks)
+        info = {} if success is None else {"success": success.float()}
+        self.steps_taken += reward.numel()
+        self.time += 1
+        self.latest += 1
+        truncated = self.time >= self.spec.horizon
+        if terminated is None:
+            terminated, ended = torch.zeros_like(truncated), truncated
+        else:
+            truncated &= ~terminated
+            ended = truncated | terminated
+        may_end = self.latest >= self.spec.horizon or self.terminal_is_possible
+        if may_end and bool(ended.any()):
+            fresh = self.initial(self.lanes, self.tasks, self.rng)
+            self.state = {k: _where(ended, fresh[k], v) for k, v in following.items()}
+            self.time = self.time.masked_fill(ended, 0)
+            if bool(ended.all()):
+                self.latest = 0
+            obs = self.observation(self.state, self.tasks)
+        else:
+            self.state, obs = following, next_obs
+        return Step(obs, next_obs, reward, terminated, truncated, info)
+
+    @property
+    def terminal_is_possible(self) -> bool:
+        """Whether an episode can end before its time limit."""
+        return type(self).terminal is not TensorTaskEnv.terminal
+
+    def scale(self, action: Float[Tensor, "n e a"]) -> Float[Tensor, "n e a"]:
+        """Policy units to environment units: +-1 spans the bounds; clipped."""
+        low = torch.tensor(self.action_low, device=action.device)
+        high = torch.tensor(self.action_high, device=action.device)
+        return torch.lerp(low, high, (action.clamp(-1, 1) + 1) / 2)
+
+    def render(self, task: int, lane: int) -> UInt8[np.ndarray, "h w 3"]:
+        """A picture of the lane as it stands."""
+        one = {k: v[task, lane].cpu() for k, v in self.state.items()}
+        return self.draw(one, {k: v[task, 0].cpu() for k, v in self.tasks.items()}, 320)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def _where(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(mask.reshape(mask.shape + (1,) * (old.ndim - mask.ndim)), new, old)

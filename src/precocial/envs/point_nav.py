@@ -1,0 +1,98 @@
+"""2-D navigation to a hidden goal (Finn et al. 2017, Sec. 5.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from precocial.envs.base import EnvConfig, State, TensorTaskEnv, split_uniform
+from precocial.types import Split, UserError
+
+
+@dataclass(frozen=True)
+class PointNavConfig(EnvConfig):
+    """Options of ``point-nav``."""
+
+    horizon: int = 100
+    """Time limit of an episode, in steps (H)."""
+    goal_range: float = 0.5
+    """Goals are uniform on the square of this half width, in metres; shifted ones up to 1.5 x."""
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        super().__post_init__()
+        if not 0 < self.goal_range < float("inf"):
+            raise UserError(f"--env-goal-range is {self.goal_range}; expected metres above 0")
+
+
+class PointNav(TensorTaskEnv):
+    """Reach a hidden goal on a plane.
+
+    Observation: position (x, y) in metres. Action: velocity, 0.1 metres per step at +-1, clipped.
+    Reward: minus the distance to the goal after the step, in metres. Start: the origin.
+    End: both axes within 0.01 m of the goal, or the horizon (100 steps).
+    Task distribution: goal ~ U[-0.5, 0.5]^2 m; ``shifted`` goals lie outside that square, up to
+    0.75 m. Train, valid and test goals differ by construction.
+    """
+
+    name = "point-nav"
+    obs_dim = 2
+    action_dim = 2
+    action_low = (-0.1, -0.1)
+    action_high = (0.1, 0.1)
+
+    def __init__(self, cfg: PointNavConfig | None = None) -> None:
+        self.goal_range = (cfg or PointNavConfig()).goal_range
+        super().__init__(cfg or PointNavConfig(), (cfg or PointNavConfig()).horizon)
+
+    def draw_tasks(self, n: int, split: Split, rng: torch.Generator) -> dict[str, Tensor]:
+        """Goals (n, 2), metres."""
+        goal = split_uniform(rng, (n, 2), -self.goal_range, self.goal_range, split)
+        if split == "shifted":  # push the larger coordinate out of the training square
+            scale = 1 + 0.5 * torch.rand((n, 1), generator=rng, device=rng.device)
+            goal = goal / goal.abs().amax(-1, keepdim=True) * self.goal_range * scale
+        return {"goal": goal}
+
+    def initial(self, lanes: tuple[int, int], tasks: dict[str, Tensor], rng: torch.Generator) -> State:
+        """The origin."""
+        return {"position": torch.zeros(*lanes, 2, device=rng.device)}
+
+    def transition(
+        self, state: State, action: Tensor, tasks: dict[str, Tensor], rng: torch.Generator
+    ) -> State:
+        """Positions add up velocities."""
+        return {"position": state["position"] + action}
+
+    def observation(self, state: State, tasks: dict[str, Tensor]) -> Float[Tensor, "n e 2"]:
+        """The position."""
+        return state["position"]
+
+    def reward(
+        self, state: State, action: Tensor, next_state: State, tasks: dict[str, Tensor],
+        rng: torch.Generator,
+    ) -> Float[Tensor, "n e"]:  # fmt: skip
+        """Minus the distance left, metres."""
+        away = next_state["position"] - tasks["goal"]
+        return -(away.square().sum(-1)).sqrt()
+
+    def terminal(self, state: State, tasks: dict[str, Tensor]) -> Bool[Tensor, "n e"]:
+        """Within 0.01 m on both axes."""
+        return ((state["position"] - tasks["goal"]).abs() < 0.01).all(-1)
+
+    def success(self, next_state: State, tasks: dict[str, Tensor]) -> Bool[Tensor, "n e"]:
+        """Reached the goal."""
+        return self.terminal(next_state, tasks)
+
+    def draw(self, state: State, tasks: dict[str, Tensor], size: int) -> UInt8[np.ndarray, "h w 3"]:
+        """The plane, the goal as a green disc, the agent as a blue one."""
+        from precocial.envs.picture import Picture
+
+        picture = Picture(size, half_width=1.6 * self.goal_range)
+        picture.square(self.goal_range)
+        picture.disc(tasks["goal"], radius=0.05 * self.goal_range, colour="green")
+        picture.disc(state["position"], radius=0.04 * self.goal_range, colour="blue")
+        return picture.pixels

@@ -1,0 +1,178 @@
+"""The data every part of Precocial exchanges, and the axes they carry. No logic.
+
+A batch of tasks is a tensor axis, always the first.
+
+======  =============================  ======  ================================
+letter  meaning                        letter  meaning
+======  =============================  ======  ================================
+N, n    tasks in the meta-batch        O, A    observation, action size
+E, e    parallel episodes per task     K       inner updates
+T, t    time steps                     B       transitions drawn from replay
+======  =============================  ======  ================================
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from torch import Tensor
+
+Split = Literal["train", "valid", "test", "shifted"]
+SPLITS: tuple[Split, ...] = ("train", "valid", "test", "shifted")
+Metrics = dict[str, float]
+"""What one iteration reports. Keys: ``episode_reward_mean...``, ``loss/...``, ``time/...``."""
+
+Params = dict[str, Tensor]
+"""Network parameters by name; each leaf shared ``(...)`` or one per task ``(N, ...)``."""
+
+
+class UserError(ValueError):
+    """The request cannot be carried out as given; the message is one line for the user.
+
+    It says what was given, what was expected and what to try. The command line prints it and
+    exits with 2.
+    """
+
+
+class Tasks(NamedTuple):
+    """A batch of N tasks."""
+
+    params: dict[str, Tensor]
+    """Each ``(N, ...)``, e.g. ``{"goal": (N, 2)}``; empty for a user's opaque task objects."""
+    id: Int[Tensor, " n"]
+    """Stable identity: keys report rows, and the adapter's table of opaque tasks."""
+
+    @property
+    def num(self) -> int:
+        """N, the number of tasks."""
+        return int(self.id.shape[0])
+
+    def select(self, index: slice) -> Tasks:
+        """The tasks at ``index`` of the task axis."""
+        return Tasks({k: v[index] for k, v in self.params.items()}, self.id[index])
+
+
+class EnvSpec(NamedTuple):
+    """What an algorithm may know of a task family."""
+
+    name: str
+    obs_dim: int
+    """O, the size of the flat observation."""
+    action_kind: Literal["box", "discrete"]
+    action_dim: int
+    """A: the number of action components (box) or of actions (discrete)."""
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+    """Bounds in the environment's own units; empty for discrete actions."""
+    horizon: int
+    """Time limit of an episode, in steps."""
+    num_tasks: int | None
+    """Number of distinct tasks of a finite family, None for a continuum."""
+    task_dim: int
+    """Size of ``task_features``, what ``oracle`` appends to the observation."""
+
+
+class Step(NamedTuple):
+    """What one environment step returns."""
+
+    obs: Shaped[Tensor, "n e o"]
+    """What the policy sees next; after an ending, the new episode's first observation."""
+    next_obs: Shaped[Tensor, "n e o"]
+    """The true successor, never a reset observation."""
+    reward: Float[Tensor, "n e"]
+    terminated: Bool[Tensor, "n e"]
+    """The MDP ended: bootstrap with 0."""
+    truncated: Bool[Tensor, "n e"]
+    """The clock ended: bootstrap with V(next_obs)."""
+    info: dict[str, Tensor]
+    """Each ``(n, e)``: ``success`` and the like, for metrics; never for a Learner."""
+
+
+class Rollout(NamedTuple):
+    """T steps on each of N x E lanes. Lanes are full: an ended episode restarts in place."""
+
+    obs: Shaped[Tensor, "n e t o"]
+    action: Shaped[Tensor, "n e t *a"]
+    """Raw policy samples: box ``(N, E, T, A)`` float, discrete ``(N, E, T)`` int64."""
+    reward: Float[Tensor, "n e t"]
+    next_obs: Shaped[Tensor, "n e t o"]
+    terminated: Bool[Tensor, "n e t"]
+    truncated: Bool[Tensor, "n e t"]
+    extra: dict[str, Tensor]
+    """What the method needs besides, each ``(N, E, T, ...)``: the parameters of the
+    distribution that acted, and ``info/NAME`` for what the environment reported."""
+
+
+class TaskEnv(Protocol):
+    """A family of tasks, N x E copies of it stepped together.
+
+    ``reset`` must come first; the environment draws all of its randomness (reset, transition,
+    noisy reward) from the generator given there. Policies hand over raw samples: the environment
+    scales and clips them, a policy's +-1 spanning the action bounds.
+    """
+
+    spec: EnvSpec
+    steps_taken: int
+    """Environment steps since construction, over all lanes."""
+
+    def sample_tasks(self, n: int, split: Split, rng: torch.Generator) -> Tasks: ...
+
+    def reset(
+        self, tasks: Tasks, lanes: int, rng: torch.Generator
+    ) -> Shaped[Tensor, "n e o"]: ...
+
+    def switch(self, tasks: Tasks) -> None:
+        """The world changes, the state stays."""
+        ...
+
+    def step(self, action: Tensor) -> Step:
+        """Box actions: float ``(n, e, a)``; discrete: int64 ``(n, e)``."""
+        ...
+
+    def render(self, task: int, lane: int) -> UInt8[np.ndarray, "h w 3"]: ...
+
+    def task_features(self, tasks: Tasks) -> Float[Tensor, "n d"]:
+        """The task as numbers of order one; only ``oracle`` reads them."""
+        ...
+
+    def optimum(self, tasks: Tasks) -> Float[Tensor, " n"] | None:
+        """Expected return of the best task-ignorant learner or informed policy, where known."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Learner(Protocol):
+    """One trial on N tasks that it must discover for itself, through reward and transition."""
+
+    def act(self, obs: Shaped[Tensor, "n e o"], *, explore: bool = True) -> Tensor: ...
+
+    def observe(self, action: Tensor, step: Step) -> None:
+        """Every step, every method; it keeps what it needs."""
+        ...
+
+    def adapt(self) -> None:
+        """End of a stage; nothing to do for memory methods."""
+        ...
+
+
+class Algorithm(Protocol):
+    """A meta-learner. One file per paper implements it."""
+
+    stage_unit: Literal["update", "episode"]
+    """What one stage of the adaptation curve is."""
+
+    def learner(self, num_tasks: int, lanes: int, rng: torch.Generator) -> Learner:
+        """A learner on a frozen copy of parameters and statistics; ``rng`` draws its actions."""
+        ...
+
+    def meta_update(self, env: TaskEnv, tasks: Tasks, rng: torch.Generator) -> Metrics:
+        """One outer iteration; every random draw comes from ``rng``."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
