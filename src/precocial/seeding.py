@@ -26,9 +26,7 @@ def derive(seed: int, *place: int | str) -> int:
     return (int(state[0]) << 31) ^ int(state[1])
 
 
-def generator(
-    seed: int, *place: int | str, device: torch.device | str = "cpu"
-) -> torch.Generator:
+def generator(seed: int, *place: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A torch generator on ``device`` for this place."""
     return torch.Generator(device=device).manual_seed(derive(seed, *place))
 

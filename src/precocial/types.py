@@ -20,6 +20,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
+from precocial.errors import UserError as UserError
+
 Split = Literal["train", "valid", "test", "shifted"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test", "shifted")
 Metrics = dict[str, float]
@@ -27,14 +29,6 @@ Metrics = dict[str, float]
 
 Params = dict[str, Tensor]
 """Network parameters by name; each leaf shared ``(...)`` or one per task ``(N, ...)``."""
-
-
-class UserError(ValueError):
-    """The request cannot be carried out as given; the message is one line for the user.
-
-    It says what was given, what was expected and what to try. The command line prints it and
-    exits with 2.
-    """
 
 
 class Tasks(NamedTuple):
@@ -120,9 +114,7 @@ class TaskEnv(Protocol):
 
     def sample_tasks(self, n: int, split: Split, rng: torch.Generator) -> Tasks: ...
 
-    def reset(
-        self, tasks: Tasks, lanes: int, rng: torch.Generator
-    ) -> Shaped[Tensor, "n e o"]: ...
+    def reset(self, tasks: Tasks, lanes: int, rng: torch.Generator) -> Shaped[Tensor, "n e o"]: ...
 
     def switch(self, tasks: Tasks) -> None:
         """The world changes, the state stays."""
@@ -147,6 +139,9 @@ class TaskEnv(Protocol):
 
 class Learner(Protocol):
     """One trial on N tasks that it must discover for itself, through reward and transition."""
+
+    acted: dict[str, Tensor]
+    """What the last ``act`` wants kept beside the action, each ``(n, e, ...)``."""
 
     def act(self, obs: Shaped[Tensor, "n e o"], *, explore: bool = True) -> Tensor: ...
 

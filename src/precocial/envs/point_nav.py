@@ -57,7 +57,9 @@ class PointNav(TensorTaskEnv):
             goal = goal / goal.abs().amax(-1, keepdim=True) * self.goal_range * scale
         return {"goal": goal}
 
-    def initial(self, lanes: tuple[int, int], tasks: dict[str, Tensor], rng: torch.Generator) -> State:
+    def initial(
+        self, lanes: tuple[int, int], tasks: dict[str, Tensor], rng: torch.Generator
+    ) -> State:
         """The origin."""
         return {"position": torch.zeros(*lanes, 2, device=rng.device)}
 

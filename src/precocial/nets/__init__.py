@@ -1,0 +1,1 @@
+"""Networks as functions of parameter dicts, and the linear baseline."""

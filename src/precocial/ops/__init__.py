@@ -1,0 +1,1 @@
+"""Pure tensor functions; every formula has a name here."""

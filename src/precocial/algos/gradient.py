@@ -1,0 +1,399 @@
+"""What the policy-gradient meta-learners share: scoring data, one inner update, a learner.
+
+Everything carries the task axis N first. The inner step averages inside a task and never over
+tasks: losses come as (N,), and the gradient of their sum with respect to weights stacked (N, ...)
+is each task's own gradient.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from precocial.nets.baseline import advantages
+from precocial.nets.mlp import Activation, Policy
+from precocial.ops.distributions import Dist, log_prob, mode, sample
+from precocial.ops.losses import dice_loss, likelihood_ratio_loss, policy_gradient_loss
+from precocial.ops.params import detach, expand, sgd_step
+from precocial.ops.returns import first_episode_return, normalise, time_in_episode
+from precocial.rollout import collect, stack_steps
+from precocial.types import (
+    EnvSpec,
+    Metrics,
+    Params,
+    Rollout,
+    Step,
+    TaskEnv,
+    Tasks,
+    UserError,
+)
+
+Estimator = Literal["likelihood-ratio", "dice", "log-likelihood"]
+TASKS_PER_CHUNK = 10
+"""Outer losses are differentiated for this many tasks at a time: it bounds memory."""
+
+
+@dataclass(frozen=True)
+class GradientConfig:
+    """Settings that every policy-gradient meta-learner has."""
+
+    num_tasks: int = 40
+    """Tasks per iteration (N, the meta-batch)."""
+    episodes_per_task: int = 20
+    """Parallel episodes per task and stage (E)."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the policy's hidden layers."""
+    activation: Activation = "tanh"
+    """Hidden activation."""
+    init_std: float = 1.0
+    """Initial standard deviation of a Gaussian policy, in policy units (+-1 spans the bounds)."""
+    normalize_obs: bool = False
+    """Normalise observations by running statistics of the training data."""
+    inner_lr: float = 0.1
+    """Inner learning rate (alpha)."""
+    inner_steps: int = 1
+    """Inner updates in training (K), each on fresh samples."""
+    adapt_lrs: tuple[float, ...] = ()
+    """Rates of update 1, 2, 3, ... at test time, the last repeating; empty: inner_lr always."""
+    estimator: Estimator = "likelihood-ratio"
+    """Inner surrogate: likelihood-ratio (low variance, small bias), dice (unbiased) or
+    log-likelihood (the common one, with a wrong Hessian; for comparison)."""
+    gamma: float = 0.99
+    """Discount per environment step (gamma)."""
+    gae_lambda: float = 1.0
+    """GAE's lambda."""
+    normalize_advantages: bool = True
+    """Centre and scale advantages within each task."""
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        at_least(self, 1, "num_tasks", "episodes_per_task")
+        at_least(self, 0, "inner_steps")
+        in_range(self, 0, 1, "gamma", "gae_lambda")
+        positive(self, "init_std")
+        if not (self.inner_lr >= 0 and math.isfinite(self.inner_lr)):
+            raise UserError(f"--inner-lr is {self.inner_lr}; expected a number >= 0, e.g. 0.1")
+        if any(not (lr >= 0 and math.isfinite(lr)) for lr in self.adapt_lrs):
+            raise UserError(f"--adapt-lrs are {self.adapt_lrs}; expected numbers >= 0")
+        if not self.hidden or min(self.hidden) < 1:
+            raise UserError(f"--hidden is {self.hidden}; expected widths above 0, e.g. 64 64")
+
+    def test_lr(self, update: int) -> float:
+        """Rate of test-time update 1, 2, 3, ..."""
+        if not self.adapt_lrs:
+            return self.inner_lr
+        return self.adapt_lrs[min(update, len(self.adapt_lrs)) - 1]
+
+
+def flag(name: str) -> str:
+    """The command-line flag of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def at_least(cfg: Any, low: int, *names: str) -> None:
+    """Refuse whole numbers below ``low``."""
+    for name in names:
+        if not getattr(cfg, name) >= low:
+            raise UserError(f"{flag(name)} is {getattr(cfg, name)}; expected {low} or more")
+
+
+def in_range(cfg: Any, low: float, high: float, *names: str) -> None:
+    """Refuse numbers outside [low, high], and NaN."""
+    for name in names:
+        if not low <= getattr(cfg, name) <= high:
+            raise UserError(f"{flag(name)} is {getattr(cfg, name)}; expected {low} to {high}")
+
+
+def positive(cfg: Any, *names: str) -> None:
+    """Refuse numbers that are not finite and above 0."""
+    for name in names:
+        if not 0 < getattr(cfg, name) < math.inf:
+            raise UserError(f"{flag(name)} is {getattr(cfg, name)}; expected a number above 0")
+
+
+class Batch(NamedTuple):
+    """Scored data of one stage: what losses read."""
+
+    obs: Float[Tensor, "n b o"]
+    action: Tensor
+    """``(N, B, A)`` or ``(N, B)``, B = E*T."""
+    dist: Dist
+    """The distribution that acted, ``(N, B, A)``."""
+    log_prob: Float[Tensor, "n b"]
+    """log pi_old(a|s)."""
+    advantage: Float[Tensor, "n b"]
+    reward: Float[Tensor, "n e t"]
+    value: Float[Tensor, "n e t"]
+    """The baseline."""
+    first: Float[Tensor, "n e t"]
+    """1 where an episode opens."""
+    scale: Float[Tensor, "n 1 1"]
+    """1 / standard deviation of the raw advantages (1 without normalisation), for DiCE."""
+
+    def select(self, index: slice, every: int = 1) -> Batch:
+        """The tasks at ``index``; with ``every`` > 1 whole lanes stay and steps are thinned."""
+        thin = [
+            x[index, ::every] if x.ndim > 1 else x[index]
+            for x in (self.obs, self.action, self.log_prob, self.advantage)
+        ]
+        dist = {k: v[index, ::every] for k, v in self.dist.items()}
+        rest = (self.reward[index], self.value[index], self.first[index], self.scale[index])
+        return Batch(thin[0], thin[1], dist, thin[2], thin[3], *rest)
+
+
+Update = Callable[[Params, Batch, float], Params]
+"""One inner update with a given rate, values only: (phi, data, alpha) -> phi."""
+
+
+@torch.no_grad()
+def score(rollout: Rollout, cfg: GradientConfig) -> Batch:
+    """Advantages under the linear baseline, and the data flattened to (N, E*T, ...)."""
+    advantage, value = advantages(rollout, cfg.gamma, cfg.gae_lambda)
+    n = advantage.shape[0]
+    scale = torch.ones((n, 1, 1), dtype=value.dtype, device=value.device)
+    if cfg.normalize_advantages:
+        std = advantage.flatten(1).std(1, correction=0) + 1e-8
+        scale = (1 / std).reshape(n, 1, 1)
+        advantage = normalise(advantage)
+    names = [k for k in rollout.extra if not k.startswith("info/")]
+    dist = {k: rollout.extra[k].flatten(1, 2) for k in names}
+    action = rollout.action.flatten(1, 2)
+    time = time_in_episode(rollout.terminated | rollout.truncated)
+    return Batch(
+        rollout.obs.flatten(1, 2), action, dist, log_prob(dist, action), advantage.flatten(1),
+        rollout.reward, value, (time == 0).to(value.dtype), scale,
+    )  # fmt: skip
+
+
+def inner_loss(
+    policy: Policy, params: Params, batch: Batch, cfg: GradientConfig
+) -> Float[Tensor, " n"]:
+    """The surrogate an inner step descends, one value per task."""
+    lp = log_prob(policy.dist(params, batch.obs), batch.action)
+    if cfg.estimator == "dice":
+        lp = lp.reshape(batch.reward.shape)
+        return dice_loss(lp, batch.reward, batch.value, batch.first, cfg.gamma, batch.scale)
+    if cfg.estimator == "log-likelihood":
+        return policy_gradient_loss(lp, batch.advantage)
+    return likelihood_ratio_loss(lp, batch.log_prob, batch.advantage)
+
+
+def inner_update(
+    policy: Policy,
+    params: Params,
+    batch: Batch,
+    cfg: GradientConfig,
+    lr: float,
+    *,
+    second_order: bool,
+) -> Params:
+    """Phi = theta - alpha grad L(theta; D), for stacked parameters (N, ...).
+
+    With ``second_order`` the result can be differentiated through the gradient; without, the
+    gradient counts as a constant (and phi still depends on theta through the identity).
+    """
+    with torch.enable_grad():
+        if not any(p.requires_grad for p in params.values()):
+            params = {k: p.detach().requires_grad_() for k, p in params.items()}
+        loss = inner_loss(policy, params, batch, cfg)
+        grads = torch.autograd.grad(loss.sum(), list(params.values()), create_graph=second_order)
+        return sgd_step(params, dict(zip(params, grads, strict=True)), lr)
+
+
+def adapt_values(
+    policy: Policy, phi: Params, batch: Batch, cfg: GradientConfig, lr: float
+) -> Params:
+    """One inner update of every task, values only, a chunk of tasks at a time."""
+    parts = [
+        inner_update(
+            policy, {k: p[i] for k, p in phi.items()}, batch.select(i), cfg, lr, second_order=False
+        )
+        for i in chunks(batch.obs.shape[0])
+    ]
+    return {k: torch.cat([p[k] for p in parts]).detach() for k in phi}
+
+
+def adapt_through(
+    policy: Policy, theta: Params, supports: list[Batch], cfg: GradientConfig, *, second_order: bool
+) -> Params:
+    """All K inner updates from theta expanded to (N, ...): phi, as a function of theta."""
+    phi = theta
+    for support in supports:
+        phi = inner_update(policy, phi, support, cfg, cfg.inner_lr, second_order=second_order)
+    return phi
+
+
+def chunks(n: int, size: int = TASKS_PER_CHUNK) -> Iterator[slice]:
+    """Slices that cover ``n`` tasks."""
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
+
+
+class Actor:
+    """Acts with one parameter set per task and learns nothing."""
+
+    def __init__(self, policy: Policy, params: Params, rng: torch.Generator) -> None:
+        self.policy, self.params, self.rng = policy, detach(params), rng
+        self.acted: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def act(self, obs: Float[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
+        """Sample, or take the mode; remembers the distribution in ``acted``."""
+        self.acted = self.policy.dist(self.params, obs)
+        return sample(self.acted, self.rng) if explore else mode(self.acted)
+
+    def observe(self, action: Tensor, step: Step) -> None:
+        """Nothing is kept."""
+
+    def adapt(self) -> None:
+        """Nothing is learned."""
+
+
+class GradientLearner(Actor):
+    """Adapts at test time by the very update that was meta-trained."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        params: Params,
+        rng: torch.Generator,
+        cfg: GradientConfig,
+        update: Update,
+    ) -> None:
+        super().__init__(policy, params, rng)
+        self.cfg, self.update = cfg, update
+        self.updates = 0
+        self.steps: list[tuple[Tensor, ...]] = []
+        self.dists: list[Dist] = []
+
+    def act(self, obs: Float[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
+        """As ``Actor``; remembers the observation."""
+        self.obs = obs
+        return super().act(obs, explore=explore)
+
+    def observe(self, action: Tensor, step: Step) -> None:
+        """Keep the transition for ``adapt``."""
+        self.steps.append(
+            (self.obs, action, step.reward, step.next_obs, step.terminated, step.truncated)
+        )
+        self.dists.append(self.acted)
+
+    def adapt(self) -> None:
+        """One update on everything observed since the last.
+
+        Raises:
+            UserError: no whole episode was observed since the last update.
+        """
+        if not self.steps:
+            raise UserError(
+                "adapt() before any observe(); let the learner act for an episode first"
+            )
+        rollout = stack_steps(self.steps, self.dists)
+        self.steps, self.dists = [], []
+        self.updates += 1
+        batch, lr = score(rollout, self.cfg), self.cfg.test_lr(self.updates)
+        self.params = detach(self.update(self.params, batch, lr))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Adapted parameters and the number of updates; data not yet adapted to are left out."""
+        return {"params": dict(self.params), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue as the saved learner."""
+        self.params, self.updates = dict(state["params"]), int(state["updates"])
+
+
+class Stages(NamedTuple):
+    """What one iteration collected: before adapting, after update 1, 2, ..."""
+
+    rollouts: list[Rollout]
+    batches: list[Batch]
+    phi: Params
+    """The adapted parameters, one set per task."""
+
+    def metrics(self) -> Metrics:
+        """Mean return of the first whole episodes of each stage."""
+        metrics: Metrics = {}
+        for k, rollout in enumerate(self.rollouts):
+            ended = rollout.terminated | rollout.truncated
+            key = "episode_reward_mean" + (f"_adapt_{k}" if k else "")
+            metrics[key] = float(first_episode_return(rollout.reward, ended).mean())
+        return metrics
+
+
+class PolicyMethod:
+    """Construction, sampling and saving, which are the same for every method of this kind."""
+
+    stage_unit: Literal["update", "episode"] = "update"
+
+    def __init__(
+        self, cfg: GradientConfig, spec: EnvSpec, rng: torch.Generator, device: str = "cpu"
+    ) -> None:
+        self.cfg, self.spec = cfg, spec
+        self.policy = Policy(
+            spec, cfg.hidden, cfg.activation, cfg.init_std, cfg.normalize_obs, rng
+        ).to(device)
+
+    def make_update(self) -> Update:
+        """The inner update of a new trial: plain gradient descent."""
+        return lambda phi, batch, lr: adapt_values(self.policy, phi, batch, self.cfg, lr)
+
+    def collect_stages(
+        self, env: TaskEnv, tasks: Tasks, rng: torch.Generator, *, query: bool = True
+    ) -> Stages:
+        """K times: roll out E episodes per task, adapt; then the query rollouts."""
+        update, rollouts, batches = self.make_update(), [], []
+        phi = expand(self.policy.theta, tasks.num)
+        for k in range(self.cfg.inner_steps + query):
+            actor = Actor(self.policy, phi, rng)
+            rollouts.append(
+                collect(env, tasks, actor, self.cfg.episodes_per_task, self.spec.horizon, rng)
+            )
+            batches.append(score(rollouts[-1], self.cfg))
+            if k < self.cfg.inner_steps:
+                phi = update(phi, batches[-1], self.cfg.inner_lr)
+        return Stages(rollouts, batches, phi)
+
+    def update_statistics(self, stages: Stages) -> None:
+        """Feed the observation normaliser; only at the end of an iteration."""
+        for rollout in stages.rollouts:
+            self.policy.update_statistics(rollout.obs)
+
+    def learner(self, num_tasks: int, lanes: int, rng: torch.Generator) -> GradientLearner:
+        """A learner on copies of parameters and statistics, with the test-time rates."""
+        frozen = copy.copy(self)
+        frozen.policy = copy.deepcopy(self.policy)
+        params = expand(frozen.policy.theta, num_tasks)
+        return GradientLearner(frozen.policy, params, rng, self.cfg, frozen.make_update())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters and statistics."""
+        return {"policy": self.policy.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse."""
+        self.policy.load_state_dict(state["policy"])
+
+
+class AdamMethod(PolicyMethod):
+    """A ``PolicyMethod`` whose outer step is Adam's."""
+
+    def __init__(self, cfg: Any, spec: EnvSpec, rng: torch.Generator, device: str = "cpu") -> None:
+        super().__init__(cfg, spec, rng, device)
+        self.optimizer = torch.optim.Adam(self.policy.parameters(), cfg.outer_lr)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters, statistics and optimiser moments."""
+        return super().state_dict() | {"optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse."""
+        super().load_state_dict(state)
+        self.optimizer.load_state_dict(state["optimizer"])

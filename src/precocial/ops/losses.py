@@ -1,0 +1,74 @@
+"""Surrogate losses, to be minimised. Means are within a task: (N, B) in, (N,) out."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def policy_gradient_loss(
+    log_prob: Float[Tensor, "n *b"], advantage: Float[Tensor, "n *b"]
+) -> Float[Tensor, " n"]:
+    """REINFORCE: minus the mean of log pi(a|s) A. First derivative right, Hessian biased."""
+    return -(log_prob * advantage).flatten(1).mean(1)
+
+
+def likelihood_ratio_loss(
+    log_prob: Float[Tensor, "n *b"],
+    old_log_prob: Float[Tensor, "n *b"],
+    advantage: Float[Tensor, "n *b"],
+) -> Float[Tensor, " n"]:
+    """Minus the mean of (pi / pi_old) A, step by step.
+
+    The low-variance-curvature surrogate of Rothfuss et al. 2019, Eq. 15: both derivatives of the
+    log-likelihood, the Hessian without the cross terms between steps.
+    """
+    return -((log_prob - old_log_prob).exp() * advantage).flatten(1).mean(1)
+
+
+def dice_loss(
+    log_prob: Float[Tensor, "n e t"],
+    reward: Float[Tensor, "n e t"],
+    value: Float[Tensor, "n e t"],
+    first: Float[Tensor, "n e t"],
+    gamma: float,
+    scale: Float[Tensor, "n 1 1"],
+) -> Float[Tensor, " n"]:
+    """DiCE (Foerster et al. 2018, Eq. 6) with the baseline of their Eq. 8; all orders unbiased.
+
+        L = -sum_t gamma^t [ box(log pi(a_0..t)) r_t + (1 - box(log pi(a_t))) b_t ]
+
+    where box(x) = exp(x - stop(x)) and sums are over one episode.
+
+    Args:
+        log_prob: log pi(a_t|s_t) under the parameters to differentiate.
+        reward: Reward of step t.
+        value: Baseline b_t: expected discounted reward to go; must not depend on a_t.
+        first: 1 where step t opens an episode, else 0.
+        gamma: Discount per step; counted from the episode's start.
+        scale: Factor on rewards and baseline of each task, so that one inner rate suits many reward units.
+    """
+    # (N, E, T) -> sums of log pi over the episode so far, restarted at each opening.
+    total = log_prob.cumsum(-1)
+    steps = torch.arange(log_prob.shape[-1], device=log_prob.device).expand(first.shape)
+    opening = torch.where(first > 0, steps, 0).cummax(-1).values
+    before = torch.cat([torch.zeros_like(total[..., :1]), total[..., :-1]], -1)
+    past = total - before.gather(-1, opening)
+    discount = gamma ** (steps - opening).to(reward.dtype)
+    box = (past - past.detach()).exp()
+    box_one = (log_prob - log_prob.detach()).exp()
+    per_step = discount * scale * (box * reward + (1 - box_one) * value)
+    return -per_step.flatten(1).mean(1)
+
+
+def ppo_clip_loss(
+    log_prob: Float[Tensor, "n *b"],
+    old_log_prob: Float[Tensor, "n *b"],
+    advantage: Float[Tensor, "n *b"],
+    clip_eps: float,
+) -> Float[Tensor, " n"]:
+    """Clipped surrogate (Schulman et al. 2017, Eq. 7)."""
+    ratio = (log_prob - old_log_prob).exp()
+    clipped = ratio.clamp(1 - clip_eps, 1 + clip_eps)
+    return -torch.minimum(ratio * advantage, clipped * advantage).flatten(1).mean(1)

@@ -1,0 +1,45 @@
+"""The one acting loop, for training and for evaluation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from precocial.types import Learner, Rollout, TaskEnv, Tasks
+
+
+@torch.no_grad()
+def collect(
+    env: TaskEnv,
+    tasks: Tasks,
+    learner: Learner,
+    lanes: int,
+    num_steps: int,
+    rng: torch.Generator,
+    *,
+    explore: bool = True,
+) -> Rollout:
+    """Act for ``num_steps`` steps on every lane, from a reset.
+
+    ``extra`` holds what ``learner.act`` left in ``learner.acted`` at each step, stacked, and the
+    environment's ``info`` under ``info/NAME``.
+    """
+    obs = env.reset(tasks, lanes, rng)
+    columns, extras = [], []
+    for _ in range(num_steps):
+        action = learner.act(obs, explore=explore)
+        step = env.step(action)
+        learner.observe(action, step)
+        columns.append((obs, action, step.reward, step.next_obs, step.terminated, step.truncated))
+        extras.append(learner.acted | {f"info/{k}": v for k, v in step.info.items()})
+        obs = step.obs
+    return stack_steps(columns, extras)
+
+
+def stack_steps(columns: list[tuple[Tensor, ...]], extras: list[dict[str, Tensor]]) -> Rollout:
+    """One Rollout from per-step ``(obs, action, reward, next_obs, terminated, truncated)``."""
+    obs, action, reward, next_obs, terminated, truncated = (
+        torch.stack(c, 2) for c in zip(*columns, strict=True)
+    )
+    extra = {k: torch.stack([x[k] for x in extras], 2) for k in extras[0]}
+    return Rollout(obs, action, reward, next_obs, terminated, truncated, extra)
