@@ -1,1 +1,24 @@
-"""Precocial: agents that adapt."""
+"""Precocial: agents that adapt. Meta-reinforcement learning and transfer in one package."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["UserError", "__version__", "evaluate", "load", "load_agent", "train"]
+
+_HOMES = {
+    "train": "precocial.training",
+    "evaluate": "precocial.library",
+    "load": "precocial.library",
+    "load_agent": "precocial.library",
+    "UserError": "precocial.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: `precocial report` needs no torch."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'precocial' has no attribute {name!r}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,15 +20,18 @@ def collect(
     rng: torch.Generator,
     *,
     explore: bool = True,
+    on_step: Callable[[], None] | None = None,
 ) -> Rollout:
     """Act for ``num_steps`` steps on every lane, from a reset.
 
     ``extra`` holds what ``learner.act`` left in ``learner.acted`` at each step, stacked, and the
-    environment's ``info`` under ``info/NAME``.
+    environment's ``info`` under ``info/NAME``. ``on_step`` is called before every action, to film.
     """
     obs = env.reset(tasks, lanes, rng)
     columns, extras = [], []
     for _ in range(num_steps):
+        if on_step:
+            on_step()
         action = learner.act(obs, explore=explore)
         step = env.step(action)
         learner.observe(action, step)
@@ -36,7 +41,9 @@ def collect(
     return stack_steps(columns, extras)
 
 
-def stack_steps(columns: list[tuple[Tensor, ...]], extras: list[dict[str, Tensor]]) -> Rollout:
+def stack_steps(
+    columns: Sequence[tuple[Tensor, ...]], extras: Sequence[dict[str, Tensor]]
+) -> Rollout:
     """One Rollout from per-step ``(obs, action, reward, next_obs, terminated, truncated)``."""
     obs, action, reward, next_obs, terminated, truncated = (
         torch.stack(c, 2) for c in zip(*columns, strict=True)

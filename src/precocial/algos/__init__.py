@@ -1,1 +1,61 @@
-"""Algorithms, one file per paper."""
+"""The registered algorithms and their variants."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from precocial.algos.maml import MAML, MAMLConfig
+from precocial.algos.promp import ProMP, ProMPConfig
+from precocial.algos.reptile import Reptile, ReptileConfig
+from precocial.types import Algorithm, EnvSpec
+
+
+class Entry(NamedTuple):
+    """A registered algorithm or variant."""
+
+    config: Any
+    """Its default settings; their type says which class runs."""
+    summary: str
+    paper: str
+    sees_task: bool = False
+    """The task's numbers are appended to the observation."""
+    trains: bool = True
+    """False for references that are evaluated untrained."""
+
+
+CLASSES: dict[type, Any] = {
+    MAMLConfig: MAML,
+    ProMPConfig: ProMP,
+    ReptileConfig: Reptile,
+}
+
+_JOINT = MAMLConfig(inner_steps=0, episodes_per_task=40)
+"""As many episodes per iteration as MAML with one inner step, so that budgets are equal."""
+
+ALGOS: dict[str, Entry] = {
+    "maml": Entry(MAMLConfig(), "exact second-order meta-gradient, TRPO", "Finn et al. 2017"),
+    "fomaml": Entry(
+        MAMLConfig(first_order=True), "MAML without the second derivative", "Finn et al. 2017"
+    ),
+    "promp": Entry(ProMPConfig(), "proximal meta-policy search", "Rothfuss et al. 2019"),
+    "reptile": Entry(
+        ReptileConfig(), "interpolate towards adapted parameters", "Nichol et al. 2018"
+    ),
+    "multi-task": Entry(_JOINT, "joint training blind to the task, then fine-tuning", "reference"),
+    "oracle": Entry(
+        _JOINT, "joint training with the task in the observation", "reference", sees_task=True
+    ),
+    "scratch": Entry(
+        MAMLConfig(inner_steps=0), "an untrained policy, adapted", "reference", trains=False
+    ),
+}
+
+
+def build(
+    config: Any, spec: EnvSpec, rng: torch.Generator, device: str = "cpu"
+) -> Algorithm:
+    """The algorithm that a config describes."""
+    algorithm: Algorithm = CLASSES[type(config)](config, spec, rng, device)
+    return algorithm

@@ -1,27 +1,96 @@
-"""The registered task families."""
+"""The registered task families, and how any environment string becomes a ``TaskEnv``.
+
+Families are named by import strings, so that listing them loads neither torch nor MuJoCo.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import dataclasses
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from precocial.envs.base import EnvConfig
-from precocial.envs.point_nav import PointNav, PointNavConfig
+if TYPE_CHECKING:
+    from precocial.envs.base import EnvConfig
+    from precocial.types import TaskEnv
 
 
 class Family(NamedTuple):
     """A registered task family."""
 
-    cls: Any
-    """Class built as ``cls(config)``."""
-    config: type[EnvConfig]
+    place: str
+    """``module:Class``; its settings are ``module:ClassConfig``."""
     summary: str
+    action: str
+    observation: str
     paper: str
     extra: str = ""
     """pip extra it needs, "" for none."""
 
+    @property
+    def cls(self) -> Any:
+        """The class, built as ``cls(config)``."""
+        module, name = self.place.split(":")
+        return getattr(import_module(module), name)
+
+    @property
+    def config(self) -> type[EnvConfig]:
+        """The settings' class."""
+        module, name = self.place.split(":")
+        config: type[EnvConfig] = getattr(import_module(module), name + "Config")
+        return config
+
 
 ENVS: dict[str, Family] = {
     "point-nav": Family(
-        PointNav, PointNavConfig, "reach a hidden goal on a plane", "Finn et al. 2017"
+        "precocial.envs.point_nav:PointNav", "reach a hidden goal on a plane",
+        "box 2", "box 2", "Finn et al. 2017",
     ),
-}
+    "bandit": Family(
+        "precocial.envs.bandit:Bandit", "arms of hidden Bernoulli rates, one pull an episode",
+        "discrete", "box 1", "Duan et al. 2016",
+    ),
+    "tabular-mdp": Family(
+        "precocial.envs.tabular_mdp:TabularMDP", "random 10-state, 5-action MDPs",
+        "discrete 5", "one-hot 10", "Duan et al. 2016",
+    ),
+    "cart-pole": Family(
+        "precocial.envs.cart_pole:CartPole", "balance with hidden masses, length, force and sign",
+        "discrete 2", "box 4", "Barto et al. 1983",
+    ),
+    "pendulum-mass": Family(
+        "precocial.envs.pendulum:PendulumMass", "swing up a pendulum of hidden mass",
+        "box 1", "box 3", "RLlib's MAML example",
+    ),
+    "half-cheetah-dir": Family(
+        "precocial.envs.mujoco.half_cheetah:HalfCheetahDir", "run forward or backward, MuJoCo",
+        "box 6", "box 17", "Finn et al. 2017",
+    ),
+    "half-cheetah-vel": Family(
+        "precocial.envs.mujoco.half_cheetah:HalfCheetahVel", "run at a hidden speed, MuJoCo",
+        "box 6", "box 17", "Finn et al. 2017",
+    ),
+}  # fmt: skip
+
+
+def env_config(name: str, **fields: Any) -> EnvConfig:
+    """Settings of a family, or of the adapter for any other environment."""
+    if name in ENVS:
+        cls = ENVS[name].config
+    else:
+        from precocial.envs.gym import GymConfig as cls
+    known = {f.name for f in dataclasses.fields(cls)}
+    return cls(**{k: v for k, v in fields.items() if k in known})
+
+
+def make_env(name: str, config: EnvConfig) -> TaskEnv:
+    """The environment a string names: a registered family, a Gymnasium id or ``module:Class``.
+
+    Raises:
+        UserError: nothing has that name, or the environment does not fit.
+    """
+    if name in ENVS:
+        env: TaskEnv = ENVS[name].cls(config)
+        return env
+    from precocial.envs.gym import make_gym_env
+
+    return make_gym_env(name, config)

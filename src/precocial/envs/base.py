@@ -69,6 +69,16 @@ def split_uniform(
     return unit * (high - low) + low
 
 
+def split_log_uniform(
+    rng: torch.Generator, shape: tuple[int, ...], low: float, high: float, split: Split
+) -> Float[Tensor, "..."]:
+    """As ``split_uniform`` in the logarithm; ``shifted`` lies beyond ``high``, up to half more."""
+    start, end = math.log(low), math.log(high)
+    if split == "shifted":
+        start, end = end, end + (end - start) / 2
+    return split_uniform(rng, shape, start, end, split).exp()
+
+
 def split_of(value: Float[Tensor, ...], low: float, high: float) -> Shaped[Tensor, ...]:
     """Residue (0-9) of the sliver a value of ``split_uniform`` lies in; for checks."""
     return ((value.double() - low) / (high - low) * 10_000).floor().long() % 10
@@ -185,7 +195,7 @@ class TensorTaskEnv:
 
     def switch(self, tasks: Tasks) -> None:
         """The world changes, the state stays."""
-        self.tasks = {k: v.unsqueeze(1).to(self.rng.device) for k, v in tasks.params.items()}
+        self.tasks = {k: v.to(self.rng.device).unsqueeze(1) for k, v in tasks.params.items()}
 
     def step(self, action: Tensor) -> Step:
         """One step on every lane; ended episodes restart in place."""

@@ -1,0 +1,424 @@
+"""The command line. Parses, wires, calls; no mathematics."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from precocial.errors import UserError
+from precocial.flags import flat, parse
+
+COMMANDS = {
+    "train": "train an algorithm on a family of tasks: precocial train maml --env point-nav",
+    "eval": "the adaptation curve on unseen tasks: precocial eval runs/maml-point-nav-0",
+    "report": "one HTML page from run folders: precocial report runs/* --out report.html",
+    "watch": "an animation before and after adapting: precocial watch RUN --out film.gif",
+    "list": "every algorithm and family: precocial list [algos|envs] [--json]",
+    "check-env": "what is wrong with your environment: precocial check-env my_module:MyEnv",
+}
+Append = tyro.conf.UseAppendAction
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns the exit code (0 done, 1 problems found, 2 wrong input, 130 Ctrl-C)."""
+    args = sys.argv[1:] if argv is None else argv
+    try:
+        return dispatch(args)
+    except UserError as error:
+        print(f"precocial: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("precocial: stopped by Ctrl-C", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def dispatch(args: list[str]) -> int:
+    """Find the command and hand over."""
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: precocial COMMAND ...      precocial COMMAND --help for its flags\n")
+        print("\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items()))
+        return 0
+    if args[0] == "--version":
+        import precocial
+
+        print(precocial.__version__)
+        return 0
+    handlers = {
+        "train": train, "eval": evaluate, "report": report, "watch": watch, "list": list_all,
+        "check-env": check_env,
+    }  # fmt: skip
+    if args[0] not in handlers:
+        close = get_close_matches(args[0], list(COMMANDS), n=2, cutoff=0.4)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"try {', '.join(COMMANDS)}"
+        raise UserError(f"unknown command {args[0]!r}; {hint}")
+    return handlers[args[0]](args[1:])
+
+
+# ---- train --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run goes."""
+
+    env: str = "point-nav"
+    """Registered family, Gymnasium id, or module:Class of your own (see check-env)."""
+    preset: str = "default"
+    """Named settings for this algorithm and family; explicit flags override them."""
+    out: Path | None = None
+    """Run folder; default runs/ALGO-ENV-SEED."""
+    seeds: int = 1
+    """Train this many seeds, --seed, --seed + 1, ..., into OUT/seed-S."""
+    overwrite: bool = False
+    """Replace an existing run folder."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Continue a run exactly where it stopped."""
+
+    resume: Path
+    """Run folder, or a folder of seed-S runs."""
+    iterations: int | None = None
+    """Go on to this many outer iterations, past the run's end if larger."""
+
+
+def train(args: list[str]) -> int:
+    """``precocial train``."""
+    from precocial.training import create_folder, plan, run, with_overrides
+
+    if any(a.split("=")[0] == "--resume" for a in args):
+        return resume([a for a in args if a.startswith("-") or not _is_algo(a)])
+    if not args or args[0].startswith("-"):
+        from precocial.algos import ALGOS
+
+        usage = f"usage: precocial train ALGO --env ENV [flags]; ALGO is one of {', '.join(ALGOS)}"
+        if {"-h", "--help"} & set(args):
+            print(f"{usage}\nprecocial train ALGO --env ENV --help shows every flag of the pair")
+            return 0
+        raise UserError(f"no algorithm given; {usage}")
+    algo, rest = args[0], args[1:]
+    place = Place(
+        env=_value_of(rest, "--env", Place.env), preset=_value_of(rest, "--preset", Place.preset)
+    )
+    base = plan(algo, place.env, place.preset)
+    cls = flat(
+        "Train", f"Train {algo} on {place.env}. Defaults are those of preset {place.preset}.",
+        [("", place), ("", base.run), ("", base.algo_config), ("env_", base.env_config)],
+    )  # fmt: skip
+    flags = vars(parse(cls, _aliases(rest), f"precocial train {algo}"))
+    where = {k: flags.pop(k) for k in Place.__dataclass_fields__}
+    chosen = with_overrides(base, flags)
+    if where["seeds"] < 1:
+        raise UserError(f"--seeds is {where['seeds']}; expected 1 or more")
+    folders = []
+    for k in range(where["seeds"]):
+        one = with_overrides(chosen, {"seed": chosen.run.seed + k})
+        folder = where["out"] or one.folder
+        if where["seeds"] > 1:
+            parent = where["out"] or one.folder.with_name(one.folder.name.rpartition("-")[0])
+            folder = parent / f"seed-{one.run.seed}"
+        folders.append((one, folder))
+    from precocial.training import build_env
+
+    build_env(chosen).close()  # refuse a wrong environment before anything is written
+    for one, folder in folders:
+        if folder.exists() and not where["overwrite"]:
+            create_folder(one, folder, overwrite=False)  # explains what to do
+    for one, folder in folders:
+        create_folder(one, folder, overwrite=where["overwrite"])
+        _finish(run, folder)
+    print(folders[0][1].parent if where["seeds"] > 1 else folders[0][1])
+    return 0
+
+
+def _finish(run: Any, folder: Path, iterations: int | None = None) -> None:
+    """Train one run; say where it stands if it is stopped."""
+    try:
+        run(folder, iterations)
+    except KeyboardInterrupt:
+        print(f"saved; continue with precocial train --resume {folder}", file=sys.stderr)
+        raise
+
+
+def resume(args: list[str]) -> int:
+    """``precocial train --resume``."""
+    from precocial.library import expand_runs
+    from precocial.training import run
+
+    flags = parse(Resume, args, "precocial train --resume DIR")
+    if flags.iterations is not None and flags.iterations < 1:
+        raise UserError(f"--iterations is {flags.iterations}; expected 1 or more")
+    for folder in expand_runs([flags.resume]):
+        _finish(run, folder, flags.iterations)
+    print(flags.resume)
+    return 0
+
+
+def _is_algo(word: str) -> bool:
+    from precocial.algos import ALGOS
+
+    return word in ALGOS
+
+
+def _value_of(args: list[str], flag: str, default: str) -> str:
+    """The value a flag has in ``args``, needed before the other flags are known."""
+    for i, arg in enumerate(args):
+        if arg == flag and i + 1 < len(args):
+            return args[i + 1]
+        if arg.startswith(flag + "="):
+            return arg.split("=", 1)[1]
+    return default
+
+
+def _aliases(args: list[str]) -> list[str]:
+    """``--workers`` and ``--step-timeout`` are the adapter's ``--env-...``."""
+    names = {"--workers": "--env-workers", "--step-timeout": "--env-step-timeout"}
+    return [
+        "=".join([names.get(a.split("=")[0], a.split("=")[0]), *a.split("=")[1:]]) for a in args
+    ]
+
+
+# ---- eval, report, watch ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Eval:
+    """The adaptation curve of a run, or of several seeds of it, on tasks it has not met."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders, or a folder of seed-S runs."""
+    split: Literal["train", "valid", "test", "shifted"] = "test"
+    """Which tasks."""
+    tasks: int = 40
+    """Number of tasks (N)."""
+    lanes: int | None = None
+    """Episodes per task and stage (E); default as in training."""
+    updates: int | None = None
+    """Updates after the first stage; default 3, or the whole trial of a bandit."""
+    episodes: int | None = None
+    """The same for memory methods: episodes of the trial."""
+    greedy: bool = False
+    """Score the most likely actions instead of samples."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Which checkpoint; best is by return on valid tasks."""
+    reference: Append[tuple[Path, ...]] = ()
+    """A run to score on the same tasks (oracle, multi-task, scratch); repeatable."""
+    seed: int = 0
+    """Of the tasks and of all randomness in the evaluation."""
+    json: bool = False
+    """Print the JSON object and nothing else."""
+
+
+def evaluate(args: list[str]) -> int:
+    """``precocial eval``."""
+    flags = parse(Eval, args, "precocial eval")
+    if not flags.runs:
+        raise UserError("no run folder given; try precocial eval runs/maml-point-nav-0")
+    for name, low in (("tasks", 1), ("lanes", 1), ("updates", 0), ("episodes", 1), ("seed", 0)):
+        value = getattr(flags, name)
+        if value is not None and value < low:
+            raise UserError(f"--{name} is {value}; expected {low} or more")
+    if flags.updates is not None and flags.episodes is not None:
+        raise UserError("--updates and --episodes were both given; expected one of them")
+    from precocial.library import evaluate as run_evaluation
+
+    updates = flags.updates if flags.episodes is None else flags.episodes - 1
+    result = run_evaluation(
+        list(flags.runs), split=flags.split, tasks=flags.tasks, lanes=flags.lanes, updates=updates,
+        greedy=flags.greedy, which=flags.checkpoint, references=list(flags.reference),
+        seed=flags.seed,
+    )  # fmt: skip
+    if flags.json:
+        print(json.dumps(result))
+    else:
+        _print_curve(result)
+    return 0
+
+
+def _print_curve(result: dict[str, Any]) -> None:
+    """The evaluation as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    unit = result["stage_unit"]
+    table = Table(
+        title=f"{result['algorithm']} on {result['env']}, {result['num_tasks']} {result['split']} "
+        f"tasks x {result['lanes']} lanes, {result['runs']} run(s)"
+    )
+    for name in (f"after {unit}s", "rate", "mean return", "IQM", "95 % interval", "success"):
+        table.add_column(name, justify="right")
+    rates = ["", *(f"{lr:g}" for lr in result["adapt_lrs"])]
+    for row, rate in zip(result["stages"], rates, strict=True):
+        low, high = row["ci95"]
+        success = f"{row['success_rate']:.2f}" if "success_rate" in row else ""
+        table.add_row(
+            str(row["stage"]), rate, f"{row['return_mean']:.2f}", f"{row['return_iqm']:.2f}",
+            f"{low:.2f} .. {high:.2f}", success,
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    if "trial_return_mean" in result:
+        console.print(
+            f"whole trial: {result['trial_return_mean']:.3f} "
+            f"(standard error over tasks {result['trial_stderr']:.3f})"
+        )
+    for name, value in result["references"].items():
+        if value is not None:
+            console.print(f"{name}: {value:.2f}")
+
+
+@dataclass(frozen=True)
+class Report:
+    """One self-contained HTML page from run folders; reads files only."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders, or folders of seed-S runs."""
+    out: Path = Path("report.html")
+    """The page to write."""
+
+
+def report(args: list[str]) -> int:
+    """``precocial report``."""
+    flags = parse(Report, args, "precocial report")
+    if not flags.runs:
+        raise UserError("no run folder given; try precocial report runs/* --out report.html")
+    from precocial.report import write_report
+
+    write_report(list(flags.runs), flags.out)
+    print(flags.out)
+    return 0
+
+
+@dataclass(frozen=True)
+class Watch:
+    """The same unseen task before and after adapting, side by side."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    out: Path | None = None
+    """FILE.gif or FILE.mp4; without it a window, where there is a display."""
+    updates: int = 1
+    """Updates (stages) to film after the first."""
+    seed: int = 0
+    """Which task, and all randomness."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Which checkpoint."""
+    fps: int = 20
+    """Frames per second."""
+
+
+def watch(args: list[str]) -> int:
+    """``precocial watch``."""
+    flags = parse(Watch, args, "precocial watch")
+    if flags.updates < 0 or flags.fps < 1:
+        raise UserError(f"--updates {flags.updates} and --fps {flags.fps}; expected >= 0 and >= 1")
+    from precocial.library import expand_runs, film
+    from precocial.watch import check_output, show, write_film
+
+    check_output(flags.out)
+    run = expand_runs([flags.run])[0]
+    films = film(run, updates=flags.updates, seed=flags.seed, which=flags.checkpoint)
+    labels = [f"{_stage_name(k)}: return {total:.1f}" for k, (_, total) in enumerate(films)]
+    frames = [f for f, _ in films]
+    if flags.out is None:
+        show(frames, labels, flags.fps)
+    else:
+        write_film(frames, labels, flags.out, flags.fps)
+        print(flags.out)
+    return 0
+
+
+def _stage_name(stage: int) -> str:
+    return "before adapting" if stage == 0 else f"after {stage} update{'s' if stage > 1 else ''}"
+
+
+# ---- list, check-env ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ListAll:
+    """Every algorithm, variant and family."""
+
+    what: tyro.conf.Positional[Literal["all", "algos", "envs"]] = "all"
+    """Only one of the two lists."""
+    json: bool = False
+    """Print JSON and nothing else."""
+
+
+def list_all(args: list[str]) -> int:
+    """``precocial list``."""
+    flags = parse(ListAll, args, "precocial list")
+    from precocial.algos import ALGOS
+    from precocial.envs import ENVS
+    from precocial.presets import PRESETS
+
+    algos = [
+        {
+            "name": name, "summary": entry.summary, "paper": entry.paper, "action": "box, discrete",
+            "observation": "flat", "extra": "",
+            "presets": {env: list(table) for (algo, env), table in PRESETS.items() if algo == name},
+        }
+        for name, entry in ALGOS.items()
+    ]  # fmt: skip
+    envs = [
+        {
+            "name": name, "summary": f.summary, "paper": f.paper, "action": f.action,
+            "observation": f.observation, "extra": f.extra,
+        }
+        for name, f in ENVS.items()
+    ]  # fmt: skip
+    chosen = {"algos": algos, "envs": envs}
+    if flags.what != "all":
+        chosen = {flags.what: chosen[flags.what]}
+    if flags.json:
+        print(json.dumps(chosen if flags.what == "all" else chosen[flags.what]))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    for title, rows in chosen.items():
+        table = Table(title={"algos": "algorithms", "envs": "task families"}[title])
+        for name in ("name", "what", "action", "observation", "source"):
+            table.add_column(name)
+        for row in rows:
+            cells = (row["name"], row["summary"], row["action"], row["observation"], row["paper"])
+            table.add_row(*map(str, cells))
+        Console().print(table)
+    return 0
+
+
+@dataclass(frozen=True)
+class CheckEnv:
+    """Says what is wrong with an environment; exit 1 if anything is."""
+
+    env: tyro.conf.Positional[str]
+    """module:Class, module:factory, Gymnasium id or registered family."""
+    horizon: Annotated[int, tyro.conf.arg(help="Time limit in steps where it names none.")] = 0
+
+
+def check_env(args: list[str]) -> int:
+    """``precocial check-env``."""
+    flags = parse(CheckEnv, args, "precocial check-env")
+    from precocial.envs.check import check
+
+    problems = check(flags.env, horizon=flags.horizon)
+    for problem in problems:
+        print(f"{problem.code}: {problem.message}")
+    if not problems:
+        print(f"{flags.env}: no problems found")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,540 @@
+"""What MuJoCo families share: N x E simulations stepped together by a thread pool in C.
+
+A family names Gymnasium's model of its robot and writes plain NumPy functions of joint positions
+and velocities. Physics and rewards are float64; what leaves is in torch's default dtype.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from typing import Any, NamedTuple, Protocol
+
+import mujoco
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int, Shaped, UInt8
+from mujoco.rollout import Rollout
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from precocial.envs.base import EnvConfig
+from precocial.types import EnvSpec, Split, Step, Tasks, UserError
+
+FULL = mujoco.mjtState.mjSTATE_FULLPHYSICS.value
+"""What MuJoCo needs to go on from, in this order: time, qpos, qvel, and the robot's own extras."""
+
+Array = np.ndarray
+State = Float64[Array, "b s"]
+"""The full physics of B = N*E lanes, task by task."""
+
+
+class Physics(NamedTuple):
+    """Where every lane's robot is, in metres, radians and seconds."""
+
+    qpos: Float64[Array, "n e q"]
+    qvel: Float64[Array, "n e v"]
+
+
+@dataclass(frozen=True)
+class MujocoConfig(EnvConfig):
+    """Options that every MuJoCo family has."""
+
+    horizon: int = 100
+    """Time limit of an episode, in steps (H)."""
+    action_scale: float = 1.0
+    """The policy's output that spans the action bounds; 1 is Finn's convention, 10 is ProMP's."""
+    exact: bool = False
+    """Equal Gymnasium to the bit for whole episodes, at three quarters of the speed. Otherwise the
+    constraint solver starts cold at every step: the first differs by less than 1e-9, but
+    trajectories part after some 50 steps, as chaotic ones do."""
+    threads: int = 0
+    """Simulation threads; 0 uses every core. Results do not depend on it."""
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        super().__post_init__()
+        if self.horizon < 1:
+            raise UserError(f"--env-horizon is {self.horizon}; expected at least 1 step")
+        if not 0 < self.action_scale < float("inf"):
+            raise UserError(f"--env-action-scale is {self.action_scale}; expected more than 0")
+        if self.threads < 0:
+            raise UserError(f"--env-threads is {self.threads}; expected 0 (every core) or more")
+
+
+class MujocoTaskEnv:
+    """Steps a family of tasks for one robot, by default with one model for all tasks.
+
+    Subclasses set ``name``, ``model_file``, ``frame_skip`` and ``obs_dim`` and implement
+    ``draw_tasks``, ``initial``, ``observation`` and ``reward``; ``task_model``, ``terminal`` and
+    ``info`` where they have them. Task parameters arrive as float64 ``(N, 1, ...)``.
+
+    A simulation that diverges (MuJoCo warns, or the state is not finite) ends its episode: that
+    step is ``truncated`` with reward 0, ``next_obs`` is the last sane observation, the lane
+    restarts and ``diverged`` counts one more. MuJoCo's own warnings are silenced.
+    """
+
+    name: str
+    model_file: str
+    """MJCF file among Gymnasium's assets."""
+    frame_skip: int
+    """Simulation steps per environment step."""
+    obs_dim: int
+    num_tasks: int | None = None
+
+    def __init__(self, cfg: MujocoConfig) -> None:
+        self.cfg = cfg
+        with as_file(files("gymnasium") / "envs/mujoco/assets" / self.model_file) as path, quiet():
+            self.model: Any = mujoco.MjModel.from_xml_path(str(path))
+        self.dt: float = self.frame_skip * self.model.opt.timestep
+        """Seconds per environment step."""
+        low, high = self.model.actuator_ctrlrange.T
+        self.centre, self.half_range = (low + high) / 2, (high - low) / 2
+        self.rest = np.empty(mujoco.mj_stateSize(self.model, FULL))
+        mujoco.mj_getState(self.model, mujoco.MjData(self.model), self.rest, FULL)
+        self.threads = cfg.threads or available_cores()
+        self.steps_taken = 0
+        self.diverged = 0
+        """Lanes lost to a diverging simulation since construction."""
+        self.simulator: Simulator | None = None
+        self.camera: Camera | None = None
+        some = self.sample_tasks(1, "train", torch.Generator().manual_seed(0))
+        self.spec = EnvSpec(
+            self.name, self.obs_dim, "box", self.model.nu, tuple(low.tolist()),
+            tuple(high.tolist()), cfg.horizon, self.num_tasks, self.task_features(some).shape[-1],
+        )  # fmt: skip
+
+    # ---- what a family writes -------------------------------------------------------------
+
+    def draw_tasks(
+        self, n: int, split: Split, rng: torch.Generator
+    ) -> dict[str, Shaped[Tensor, "n ..."]]:
+        """Parameters of ``n`` new tasks, each ``(n, ...)``; a finite family adds ``id``."""
+        raise NotImplementedError
+
+    def initial(
+        self, num: int, rng: torch.Generator
+    ) -> tuple[Float64[Array, "b q"], Float64[Array, "b v"]]:
+        """Positions and velocities of ``num`` robots at the start of an episode."""
+        raise NotImplementedError
+
+    def observation(self, physics: Physics) -> Float64[Array, "n e o"]:
+        """What the policy sees; never the task."""
+        raise NotImplementedError
+
+    def reward(
+        self,
+        before: Physics,
+        after: Physics,
+        action: Float64[Array, "n e a"],
+        tasks: dict[str, Array],
+    ) -> Float64[Array, "n e"]:
+        """Reward of the step; ``action`` is clipped to [-1, 1]."""
+        raise NotImplementedError
+
+    def terminal(self, physics: Physics) -> Bool[Array, "n e"] | None:
+        """True where the MDP has ended; None for a family that never ends early."""
+        return None
+
+    def info(self, before: Physics, after: Physics) -> dict[str, Float64[Array, "n e"]]:
+        """Numbers for metrics."""
+        return {}
+
+    def task_model(self, task: dict[str, Array]) -> Any:
+        """The ``MjModel`` of one task, whose parameters come without the task axis.
+
+        A family with a body of its own per task changes and returns ``copy.copy(self.model)``,
+        and calls ``mujoco.mj_setConst`` on it after changing masses or lengths.
+        """
+        return self.model
+
+    def caption(self, task: dict[str, Array]) -> str:
+        """The task in a few words, written into pictures."""
+        return ""
+
+    def task_features(self, tasks: Tasks) -> Float[Tensor, "n d"]:
+        """All parameters, flattened; a family whose numbers are not of order one rescales them."""
+        return torch.cat([v.reshape(tasks.num, -1).float() for v in tasks.params.values()], -1)
+
+    def optimum(self, tasks: Tasks) -> Float[Tensor, " n"] | None:
+        """Nobody knows."""
+        return None
+
+    # ---- the TaskEnv protocol -------------------------------------------------------------
+
+    def sample_tasks(self, n: int, split: Split, rng: torch.Generator) -> Tasks:
+        """N tasks; ids are stable for a fixed pool and a finite family."""
+        if n < 1:
+            raise UserError(f"{n} tasks were asked for; expected at least 1")
+        if split == "train" and self.cfg.train_tasks:
+            size = self.cfg.train_tasks
+            pool = self.draw_tasks(size, split, torch.Generator(rng.device).manual_seed(20_260))
+            pick = torch.randint(size, (n,), generator=rng, device=rng.device)
+            params, fallback = {k: v[pick] for k, v in pool.items()}, pick
+        else:
+            params, fallback = self.draw_tasks(n, split, rng), torch.arange(n, device=rng.device)
+        task_id = params.pop("id", fallback)
+        return Tasks(params, task_id)
+
+    def reset(self, tasks: Tasks, lanes: int, rng: torch.Generator) -> Float[Tensor, "n e o"]:
+        """Start an episode on every lane."""
+        num = tasks.num * lanes
+        if self.simulator is None or len(self.state) != num:
+            self._allocate(num)
+        self.lanes, self.rng = (tasks.num, lanes), rng
+        self.switch(tasks)
+        self._restart(np.ones(self.lanes, dtype=bool))
+        return self._floats(self.observation(self._physics(self.state)))
+
+    def switch(self, tasks: Tasks) -> None:
+        """The world changes, the state stays."""
+        if tasks.num != self.lanes[0]:
+            raise ValueError(f"{tasks.num} tasks for {self.lanes[0]} rows of lanes")
+        self.tasks = {k: v.unsqueeze(1).cpu().double().numpy() for k, v in tasks.params.items()}
+        models = [self.task_model(self._task(i)) for i in range(tasks.num)]
+        if any(m.signature != self.model.signature for m in models):
+            raise ValueError(f"{self.name}: task_model changed the robot's structure")
+        self.models = [m for m in models for _ in range(self.lanes[1])]
+
+    def step(self, action: Float[Tensor, "n e a"]) -> Step:
+        """One step on every lane; ended episodes restart in place."""
+        assert self.simulator is not None, "reset comes before step"
+        raw = action.detach().cpu().double().numpy()
+        act = (raw / self.cfg.action_scale).clip(-1, 1)
+        # (N, E, A) -> (N*E, frame_skip, A): the same torque for every simulation step
+        self.control[:] = (self.centre + self.half_range * act).reshape(len(self.control), 1, -1)
+        with quiet():
+            self.simulator.advance(self.models, self.state, self.control, self.frames)
+        lost = self._rewind_diverged()
+
+        before, after = self._physics(self.state), self._physics(self.frames[:, -1])
+        reward = np.where(lost, 0.0, self.reward(before, after, act, self.tasks))
+        info = {k: self._floats(v) for k, v in self.info(before, after).items()}
+        next_obs = self._floats(self.observation(after))
+        terminated = self.terminal(after)
+        if terminated is None:
+            terminated = np.zeros(self.lanes, dtype=bool)
+        self.steps_taken += reward.size
+        self.time += 1
+        truncated = ((self.time >= self.cfg.horizon) | lost) & ~terminated
+
+        self.state[:] = self.frames[:, -1]
+        ended = terminated | truncated
+        obs = next_obs
+        if ended.any():
+            self._restart(ended)
+            obs = self._floats(self.observation(self._physics(self.state)))
+        return Step(
+            obs, next_obs, self._floats(reward), self._flags(terminated), self._flags(truncated),
+            info,
+        )  # fmt: skip
+
+    def render(self, task: int, lane: int) -> UInt8[Array, "h w 3"]:
+        """The lane as it stands, 480 x 320: by OpenGL if ``MUJOCO_GL`` or ``DISPLAY`` is set."""
+        index = task * self.lanes[1] + lane
+        model = self.models[index]
+        if self.camera is None or self.camera.model is not model:
+            if self.camera is not None:
+                self.camera.close()
+            self.camera = Camera(model)
+        return self.camera.picture(self.state[index], self.caption(self._task(task)))
+
+    def close(self) -> None:
+        """Stop the threads and free the simulations; ``reset`` would start them again."""
+        if self.simulator is not None:
+            self.simulator.close()
+            self.simulator = None
+        if self.camera is not None:
+            self.camera.close()
+            self.camera = None
+
+    # ---- inside ---------------------------------------------------------------------------
+
+    def _allocate(self, num: int) -> None:
+        """Everything whose size is the number of lanes."""
+        self.close()
+        new = ExactSimulator if self.cfg.exact else FastSimulator
+        self.simulator = new(self.model, num, self.threads)
+        self.state = np.empty((num, self.rest.size))
+        self.control = np.empty((num, self.frame_skip, self.model.nu))
+        self.frames = np.empty((num, self.frame_skip, self.rest.size))
+
+    def _restart(self, ended: Bool[Array, "n e"]) -> None:
+        """Put the lanes where ``ended`` at the start of an episode."""
+        assert self.simulator is not None
+        lanes = np.flatnonzero(ended)
+        nq, nv = self.model.nq, self.model.nv
+        fresh = np.tile(self.rest, (lanes.size, 1))
+        fresh[:, 1 : 1 + nq], fresh[:, 1 + nq : 1 + nq + nv] = self.initial(lanes.size, self.rng)
+        self.state[lanes] = fresh
+        with quiet():
+            self.simulator.place(self.models, self.state, lanes)
+        if ended.all():
+            self.time = np.zeros(self.lanes, dtype=np.int64)
+        self.time[ended] = 0
+
+    def _rewind_diverged(self) -> Bool[Array, "n e"]:
+        """Where the last ``advance`` diverged; those lanes are put back to the state before it.
+
+        MuJoCo restarts or stops an unstable simulation, so that its clock falls short; what goes
+        wrong in the last simulation step shows as a number beyond MuJoCo's limit.
+        """
+        after = self.frames[:, -1]
+        on_time = after[:, 0] > self.state[:, 0] + self.dt - 0.5 * self.model.opt.timestep
+        sane = on_time & (np.abs(after) < mujoco.mjMAXVAL).all(-1)
+        sane &= np.isfinite(self.control[:, 0]).all(-1)
+        lost = ~sane
+        if lost.any():
+            after[lost] = self.state[lost]
+            self.diverged += int(lost.sum())
+        return lost.reshape(self.lanes)
+
+    def _physics(self, state: State) -> Physics:
+        """Views of positions and velocities, (N*E, S) -> (N, E, ...)."""
+        nq, nv = self.model.nq, self.model.nv
+        whole = state.reshape(*self.lanes, -1)
+        return Physics(whole[..., 1 : 1 + nq], whole[..., 1 + nq : 1 + nq + nv])
+
+    def _task(self, index: int) -> dict[str, Array]:
+        return {k: np.asarray(v[index, 0]) for k, v in self.tasks.items()}
+
+    def _floats(self, values: Float64[Array, "..."]) -> Float[Tensor, "..."]:
+        return torch.tensor(values, dtype=torch.get_default_dtype(), device=self.rng.device)
+
+    def _flags(self, values: Bool[Array, "n e"]) -> Bool[Tensor, "n e"]:
+        return torch.tensor(values, device=self.rng.device)
+
+
+# ---- simulators -------------------------------------------------------------------------------
+
+
+class Simulator(Protocol):
+    """Steps B simulations on a pool of threads."""
+
+    def place(self, models: list[Any], state: State, lanes: Int[Array, " k"]) -> None:
+        """The state of ``lanes`` was replaced from outside."""
+        ...
+
+    def advance(
+        self,
+        models: list[Any],
+        state: State,
+        control: Float64[Array, "b f u"],
+        frames: Float64[Array, "b f s"],
+    ) -> None:
+        """Go on from ``state``; write the state after each of F steps, or at least the last."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class FastSimulator:
+    """``mujoco.rollout``: one C call steps all lanes. Drops the solver's warm start in between."""
+
+    def __init__(self, model: Any, num: int, threads: int) -> None:
+        # With no pool at all, rollout works on the calling thread.
+        self.pool = Rollout(nthread=threads if threads > 1 else 0)
+        self.workspaces = [mujoco.MjData(model) for _ in range(threads)]
+
+    def place(self, models: list[Any], state: State, lanes: Int[Array, " k"]) -> None:
+        """Nothing to do: every call brings its state along."""
+
+    def advance(
+        self,
+        models: list[Any],
+        state: State,
+        control: Float64[Array, "b f u"],
+        frames: Float64[Array, "b f s"],
+    ) -> None:
+        """See ``Simulator``."""
+        # skip_checks: else it copies all inputs and inspects every model, on every call.
+        self.pool.rollout(
+            models, self.workspaces, state, control,
+            nstep=frames.shape[1], state=frames, skip_checks=True,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Join the threads."""
+        self.pool.close()
+        self.workspaces.clear()
+
+
+class ExactSimulator:
+    """One ``MjData`` per lane keeps the solver's warm start, as Gymnasium's environments do."""
+
+    def __init__(self, model: Any, num: int, threads: int) -> None:
+        self.pool = ThreadPoolExecutor(threads)
+        self.data = [mujoco.MjData(model) for _ in range(num)]
+        self.shares = [range(i, num, threads) for i in range(threads)]
+
+    def place(self, models: list[Any], state: State, lanes: Int[Array, " k"]) -> None:
+        """See ``Simulator``."""
+        for i in lanes:
+            mujoco.mj_resetData(models[i], self.data[i])
+            mujoco.mj_setState(models[i], self.data[i], state[i], FULL)
+            mujoco.mj_forward(models[i], self.data[i])
+
+    def advance(
+        self,
+        models: list[Any],
+        state: State,
+        control: Float64[Array, "b f u"],
+        frames: Float64[Array, "b f s"],
+    ) -> None:
+        """See ``Simulator``."""
+
+        def work(lanes: range) -> None:
+            for i in lanes:
+                data, last = self.data[i], frames[i, -1]
+                data.ctrl[:] = control[i, 0]
+                mujoco.mj_step(models[i], data, nstep=frames.shape[1])
+                mujoco.mj_getState(models[i], data, last, FULL)
+                if data.warning.number.any():  # rollout stops here; mj_step carries on regardless
+                    last[:] = np.nan
+
+        list(self.pool.map(work, self.shares))
+
+    def close(self) -> None:
+        """Join the threads."""
+        self.pool.shutdown()
+        self.data.clear()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep MuJoCo from printing warnings and from writing MUJOCO_LOG.TXT where the user stands."""
+    previous = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(previous)
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+# ---- pictures ---------------------------------------------------------------------------------
+
+WIDTH, HEIGHT = 480, 320  # multiples of 16, as video encoders want them
+FINE = 3  # drawn this much larger, then reduced: smooth edges
+METRE = 150 * FINE  # fine pixels per metre
+GROUND = 250 * FINE  # fine pixels from the top
+SKY, HAZE = (166, 202, 230), (242, 246, 249)
+SOIL, DARK_SOIL, LINE = (214, 207, 192), (200, 192, 175), (120, 112, 98)
+INK = (44, 52, 64)
+LIMBS = ((58, 76, 102), (226, 125, 62), (38, 150, 136), (200, 70, 92), (120, 94, 170))
+
+
+class Camera:
+    """Pictures of one model, its camera following the robot."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.data = model, mujoco.MjData(model)
+        self.gl = open_gl(model)
+
+    def picture(self, state: Float64[Array, " s"], caption: str) -> UInt8[Array, "h w 3"]:
+        """One state, HEIGHT x WIDTH pixels."""
+        with quiet():
+            mujoco.mj_setState(self.model, self.data, state, FULL)
+            mujoco.mj_forward(self.model, self.data)
+        if self.gl is None:
+            image = side_view(self.model, self.data)
+        else:
+            self.gl.update_scene(self.data, camera=0 if self.model.ncam else -1)
+            image = Image.fromarray(self.gl.render())
+        ImageDraw.Draw(image).text((12, 10), caption, INK, ImageFont.load_default(16))
+        return np.array(image)
+
+    def close(self) -> None:
+        """Give the OpenGL context back."""
+        if self.gl is not None:
+            self.gl.close()
+
+
+def open_gl(model: Any) -> Any:
+    """A ``mujoco.Renderer``, or None where nobody has said that OpenGL works.
+
+    Asking is not safe: a missing driver can abort the process instead of raising.
+    """
+    if not (os.environ.get("MUJOCO_GL") or os.environ.get("DISPLAY")):
+        return None
+    try:
+        return mujoco.Renderer(model, HEIGHT, WIDTH)
+    except Exception:  # each backend has an error of its own
+        return None
+
+
+def side_view(model: Any, data: Any) -> Image.Image:
+    """The robot's spheres and capsules on the x-z plane, above a ground with a tick every metre."""
+    image = backdrop().copy()
+    draw = ImageDraw.Draw(image)
+    centre = data.subtree_com[1, 0]
+
+    def pixel(point: Float64[Array, "3"]) -> tuple[float, float]:
+        return (point[0] - centre) * METRE + WIDTH * FINE / 2, GROUND - point[2] * METRE
+
+    draw_ground(draw, centre)
+    shade = METRE * 0.5
+    middle = WIDTH * FINE / 2
+    draw.ellipse((middle - shade, GROUND + 8, middle + shade, GROUND + 40), DARK_SOIL)
+    for geom in range(model.ngeom):
+        kind, size = model.geom_type[geom], model.geom_size[geom]
+        if kind == mujoco.mjtGeom.mjGEOM_CAPSULE:
+            half = data.geom_xmat[geom].reshape(3, 3)[:, 2] * size[1]
+        elif kind == mujoco.mjtGeom.mjGEOM_SPHERE:
+            half = np.zeros(3)
+        else:
+            continue
+        ends = [pixel(data.geom_xpos[geom] - half), pixel(data.geom_xpos[geom] + half)]
+        colour = LIMBS[limb(model, int(model.geom_bodyid[geom])) % len(LIMBS)]
+        dark = tuple(c * 2 // 3 for c in colour)
+        for radius, fill in ((size[0] * METRE + FINE, dark), (size[0] * METRE - FINE, colour)):
+            draw.line(ends, fill, round(2 * radius))
+            for x, y in ends:
+                draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill)
+    return image.reduce(FINE)
+
+
+def draw_ground(draw: ImageDraw.ImageDraw, centre: float) -> None:
+    """Tiles of half a metre, the ground line, and the metres run so far."""
+    reach = WIDTH * FINE / 2 / METRE
+    font = ImageFont.load_default(13 * FINE)
+    for tile in range(int(np.floor(2 * (centre - reach))), int(np.ceil(2 * (centre + reach)))):
+        x = (tile / 2 - centre) * METRE + WIDTH * FINE / 2
+        if tile % 2:
+            draw.rectangle((x, GROUND, x + METRE / 2, GROUND + 16 * FINE), DARK_SOIL)
+        else:
+            draw.line((x, GROUND, x, GROUND + 24 * FINE), LINE, 2 * FINE)
+            text = "start" if tile == 0 else f"{tile // 2} m"
+            draw.text((x, GROUND + 28 * FINE), text, INK, font, anchor="mt")
+    draw.line((0, GROUND, WIDTH * FINE, GROUND), LINE, 2 * FINE)
+
+
+@functools.cache
+def backdrop() -> Image.Image:
+    """A hazy sky above bare soil."""
+    column = np.linspace(SKY, HAZE, GROUND).astype(np.uint8)
+    soil = np.tile(np.array(SOIL, np.uint8), (HEIGHT * FINE - GROUND, 1))
+    column = np.concatenate([column, soil])
+    return Image.fromarray(np.ascontiguousarray(column[:, None].repeat(WIDTH * FINE, 1)))
+
+
+def limb(model: Any, body: int) -> int:
+    """0 for the trunk, 1 and up for the limbs that hang on it; gives parts their colour."""
+    trunk = model.body_rootid[body]
+    while body != trunk and model.body_parentid[body] != trunk:
+        body = int(model.body_parentid[body])
+    if body == trunk:
+        return 0
+    siblings = np.flatnonzero(model.body_parentid == trunk)
+    return 1 + int(np.searchsorted(siblings, body))

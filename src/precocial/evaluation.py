@@ -1,0 +1,128 @@
+"""One protocol for every method: the adaptation curve on tasks it has never met."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from precocial.ops.returns import first_episode_return
+from precocial.report.statistics import bootstrap_interval, interquartile_mean
+from precocial.rollout import collect
+from precocial.seeding import generator
+from precocial.types import Algorithm, Learner, Step, TaskEnv, Tasks
+
+LANES_PER_CHUNK = 4000
+"""Tasks are evaluated in chunks of at most this many lanes, so that memory stays bounded."""
+
+
+class Curve(NamedTuple):
+    """Adaptation curve of one trained run."""
+
+    returns: np.ndarray
+    """(N, stages): mean over lanes of the first whole episode's return."""
+    success: np.ndarray | None
+    """(N, stages): share of lanes whose first episode succeeded; None where undefined."""
+    episodes_seen: list[int]
+    """Episodes per task that had been observed before each stage."""
+    env_steps_seen: list[int]
+    """The same in environment steps."""
+
+
+class Onlooker:
+    """Acts for a learner without exploring and hides the outcome from it."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.learner = learner
+        self.acted: dict[str, torch.Tensor] = {}
+
+    def act(self, obs: torch.Tensor, *, explore: bool = True) -> torch.Tensor:
+        """The learner's best action."""
+        return self.learner.act(obs, explore=False)
+
+    def observe(self, action: torch.Tensor, step: Step) -> None:
+        """Nothing reaches the learner."""
+
+    def adapt(self) -> None:
+        """Nothing is learned."""
+
+
+def adaptation_curve(
+    algorithm: Algorithm,
+    env: TaskEnv,
+    tasks: Tasks,
+    *,
+    stages: int,
+    lanes: int,
+    seed: int,
+    greedy: bool = False,
+    device: str = "cpu",
+    lanes_per_chunk: int = LANES_PER_CHUNK,
+) -> Curve:
+    """Run ``stages`` stages (the first before any adaptation) on every task.
+
+    Support data are ``lanes`` episodes' worth of steps per stage, as in training; a stage's return
+    is the first whole episode of every lane. With ``greedy``, update methods collect support by
+    sampling and are scored on a rollout of their best actions. Nothing that training reads
+    changes: environment and generators are the evaluation's own.
+    """
+    size = max(1, lanes_per_chunk // lanes)
+    parts = []
+    for start in range(0, tasks.num, size):
+        part = tasks.select(slice(start, start + size))
+        rng = generator(seed, "evaluate", start, device=device)
+        learner = algorithm.learner(part.num, lanes, rng)
+        columns = []
+        for stage in range(stages):
+            if stage:
+                learner.adapt()
+            rollout = collect(env, part, learner, lanes, env.spec.horizon, rng)
+            if greedy:
+                rollout = collect(env, part, Onlooker(learner), lanes, env.spec.horizon, rng)
+            ended = rollout.terminated | rollout.truncated
+            score = [first_episode_return(rollout.reward, ended).mean(1)]
+            if "info/success" in rollout.extra:
+                hits = first_episode_return(rollout.extra["info/success"], ended) > 0
+                score.append(hits.float().mean(1))
+            columns.append(torch.stack(score).cpu().double().numpy())  # (1 or 2, n)
+        parts.append(np.stack(columns, -1))  # (1 or 2, n, stages)
+    table = np.concatenate(parts, 1)
+    steps = lanes * env.spec.horizon
+    return Curve(
+        table[0],
+        table[1] if len(table) > 1 else None,
+        [k * lanes for k in range(stages)],
+        [k * steps for k in range(stages)],
+    )
+
+
+def summarise(curves: list[Curve]) -> dict[str, Any]:
+    """The curve over seeds as the JSON of ``eval`` holds it.
+
+    ``ci95`` is the 95 % bootstrap interval of the interquartile mean: over tasks for one run, over
+    seeds and tasks for several.
+    """
+    scores = np.stack([c.returns for c in curves])  # (S, N, stages)
+    success = None if curves[0].success is None else np.stack([c.success for c in curves])
+    stages = []
+    for k in range(scores.shape[-1]):
+        low, high = bootstrap_interval(scores[:, :, k])
+        row: dict[str, Any] = {
+            "stage": k,
+            "episodes_seen": curves[0].episodes_seen[k],
+            "env_steps_seen": curves[0].env_steps_seen[k],
+            "return_mean": float(scores[:, :, k].mean()),
+            "return_iqm": interquartile_mean(scores[:, :, k].ravel()),
+            "ci95": [low, high],
+            "seed_means": [float(x) for x in scores[:, :, k].mean(1)],
+        }
+        if success is not None:
+            row["success_rate"] = float(success[:, :, k].mean())
+        stages.append(row)
+    per_task = scores.mean(0)[:1000]
+    return {
+        "stages": stages,
+        "per_task_return": [[float(x) for x in row] for row in per_task],
+        "success_rate": stages[-1].get("success_rate"),
+    }

@@ -1,0 +1,270 @@
+"""Trained runs from Python: evaluate them, act with them, watch them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from precocial import checkpoint
+from precocial.evaluation import Curve, adaptation_curve, summarise
+from precocial.rollout import collect
+from precocial.seeding import generator
+from precocial.training import Plan, load_algorithm, read_plan
+from precocial.types import Algorithm, Learner, Split, Step, TaskEnv, UserError
+
+
+def expand_runs(folders: list[Path]) -> list[Path]:
+    """Run folders among ``folders``; a parent of ``seed-S`` folders stands for all of them."""
+    runs = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder; expected a run folder made by train")
+        seeds = sorted(folder.glob("seed-*/config.yaml"))
+        runs += [path.parent for path in seeds] if seeds else [folder]
+    return runs
+
+
+class Trained:
+    """A trained run: its plan, environment and algorithm."""
+
+    def __init__(self, plan: Plan, env: TaskEnv, algorithm: Algorithm, iteration: int) -> None:
+        self.plan, self.env, self.algorithm, self.iteration = plan, env, algorithm, iteration
+
+    def learner(self, num_tasks: int = 1, lanes: int = 1, seed: int = 0) -> Agent:
+        """A fresh learner to use in a loop of your own: NumPy in, NumPy out.
+
+        Args:
+            num_tasks: Tasks learned in parallel (N).
+            lanes: Episodes in parallel per task (E).
+            seed: Of its exploration.
+        """
+        rng = generator(seed, "agent", device=self.plan.run.device)
+        inner = self.algorithm.learner(num_tasks, lanes, rng)
+        return Agent(self, inner, num_tasks, lanes)
+
+
+class Agent:
+    """A learner for any loop around any Gymnasium environment of the family.
+
+    Observations and actions are the environment's own. With one task and one lane they come
+    without the task and lane axes, as ``env.reset`` and ``env.step`` give and take them.
+    """
+
+    def __init__(self, trained: Trained, learner: Learner, num_tasks: int, lanes: int) -> None:
+        self.trained, self.inner = trained, learner
+        self.axes = (num_tasks, lanes)
+
+    def act(self, obs: Any, *, explore: bool = True) -> Any:
+        """An action in the environment's units; ``explore=False`` for the most likely one."""
+        self.raw = self.inner.act(self.encode(obs), explore=explore)
+        spec = self.trained.env.spec
+        if spec.action_kind == "discrete":
+            start = getattr(self.trained.env, "action_start", 0)
+            action = self.raw.cpu().numpy() + start
+            return int(action[0, 0]) if self.axes == (1, 1) else action
+        raw = self.raw / getattr(self.trained.env, "action_scale", 1.0)
+        low, high = (
+            torch.tensor(b, device=raw.device) for b in (spec.action_low, spec.action_high)
+        )
+        action = torch.lerp(low, high, (raw.clamp(-1, 1) + 1) / 2).cpu().numpy()
+        return action[0, 0] if self.axes == (1, 1) else action
+
+    def observe(self, next_obs: Any, reward: Any, terminated: Any, truncated: Any) -> None:
+        """Tell what the last action led to; ``next_obs`` as ``env.step`` returned it."""
+        following = self.encode(next_obs)
+        step = Step(
+            following, following, self._shape(reward, torch.float32),
+            self._shape(terminated, torch.bool), self._shape(truncated, torch.bool), {},
+        )  # fmt: skip
+        self.inner.observe(self.raw, step)
+
+    def adapt(self) -> None:
+        """Learn from everything observed since the last call."""
+        self.inner.adapt()
+
+    def save(self, path: Path | str) -> None:
+        """Write the adapted learner to one file."""
+        state = {"learner": self.inner.state_dict(), "axes": list(self.axes)}
+        checkpoint.save(Path(path), state)
+
+    def encode(self, obs: Any) -> Tensor:
+        """(N, E, O) from the environment's own observation."""
+        env = self.trained.env
+        flat = env.encode(obs) if self.axes == (1, 1) and hasattr(env, "encode") else obs
+        tensor = torch.as_tensor(np.asarray(flat), dtype=torch.float32)
+        expected = (*self.axes, env.spec.obs_dim)
+        if tensor.numel() != int(np.prod(expected)):
+            raise UserError(
+                f"the observation has shape {tuple(tensor.shape)}; expected "
+                f"{expected if self.axes != (1, 1) else (env.spec.obs_dim,)}"
+            )
+        return tensor.reshape(expected).to(self.trained.plan.run.device)
+
+    def _shape(self, value: Any, dtype: torch.dtype) -> Tensor:
+        tensor = torch.as_tensor(value, dtype=dtype, device=self.trained.plan.run.device)
+        return tensor.reshape(self.axes)
+
+
+def load(folder: Path | str, which: str = "last") -> Trained:
+    """Load a run folder; ``which`` is ``last`` or ``best`` (by return on valid tasks).
+
+    Raises:
+        UserError: no run folder, or a damaged checkpoint.
+    """
+    return Trained(*load_algorithm(Path(folder), which))
+
+
+def load_agent(folder: Path | str, path: Path | str) -> Agent:
+    """The adapted learner that ``Agent.save`` wrote, for the run it came from."""
+    state = checkpoint.load(Path(path))
+    agent = load(folder).learner(*state["axes"])
+    agent.inner.load_state_dict(state["learner"])
+    return agent
+
+
+def evaluate(
+    folders: list[Path | str] | Path | str,
+    *,
+    split: Split = "test",
+    tasks: int = 40,
+    lanes: int | None = None,
+    updates: int | None = None,
+    greedy: bool = False,
+    which: str = "last",
+    references: list[Path | str] | None = None,
+    seed: int = 0,
+    keep: bool = True,
+) -> dict[str, Any]:
+    """The adaptation curve of one run, or of several seeds of it, on held-out tasks.
+
+    Args:
+        folders: Run folders, or a parent of ``seed-S`` folders.
+        split: ``train``, ``valid``, ``test`` or ``shifted``.
+        tasks: Number of tasks (N), the same for every run.
+        lanes: Episodes per task and stage (E); default as in training.
+        updates: Stages after the first; default 3 updates, or the whole trial.
+        greedy: Score the most likely actions instead of samples.
+        which: ``last`` or ``best`` checkpoint.
+        references: Runs to score on the same tasks, before adapting and after.
+        seed: Of the tasks and of all randomness here.
+        keep: Also write ``eval/SPLIT-SEED.json`` into the run folder.
+
+    Returns:
+        The JSON object that ``precocial eval --json`` prints.
+    """
+    given = [Path(f) for f in (folders if isinstance(folders, list) else [folders])]
+    runs = expand_runs(given)
+    plans = [read_plan(run) for run in runs]
+    if len({(p.algo, p.env) for p in plans}) > 1:
+        raise UserError(
+            "these runs differ in algorithm or environment; evaluate one group of seeds at a time "
+            "and give the others as --reference"
+        )
+    options = {"split": split, "tasks": tasks, "updates": updates, "greedy": greedy}
+    scored = [_score(run, lanes=lanes, which=which, seed=seed, **options) for run in runs]
+    first = scored[0]
+    result = {
+        "algorithm": plans[0].algo, "env": plans[0].env, "preset": plans[0].preset,
+        "split": split, "num_tasks": tasks, "lanes": first["lanes"], "seed": seed,
+        "runs": len(runs), "run_seeds": [p.run.seed for p in plans],
+        "stage_unit": first["unit"], "greedy": greedy, "checkpoint": which,
+        "adapt_lrs": first["adapt_lrs"],
+    } | summarise([s["curve"] for s in scored])  # fmt: skip
+    if first["trial"]:
+        totals = np.stack([s["curve"].returns.sum(1) for s in scored])
+        result |= {
+            "trial_return_mean": float(totals.mean()),
+            "trial_stderr": float(totals.mean(0).std() / np.sqrt(tasks)),
+            "trial_return_seeds": [float(x) for x in totals.mean(1)],
+        }
+    result["references"] = {"oracle": None, "multi-task": None, "optimum": first["optimum"]}
+    result["reference_curves"] = {}
+    for name, curves in _group(references or [], which, seed, lanes, options).items():
+        stages = summarise(curves)["stages"]
+        result["references"][name] = stages[0]["return_mean"]
+        result["reference_curves"][name] = stages
+    result["task_params"] = first["task_params"]
+    if keep:
+        home = given[0] if len(given) == 1 else runs[0]
+        path = home / "eval" / f"{split}-{seed}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(result), encoding="utf-8")
+    return result
+
+
+def _score(
+    run: Path,
+    *,
+    split: Split,
+    tasks: int,
+    updates: int | None,
+    greedy: bool,
+    lanes: int | None,
+    which: str,
+    seed: int,
+) -> dict[str, Any]:
+    """One run on the evaluation's tasks."""
+    p, env, algorithm, _ = load_algorithm(run, which)
+    cfg = p.algo_config
+    trial = getattr(cfg, "trial_stages", None)
+    stages = (trial if trial else 4) if updates is None else updates + 1
+    lanes = lanes or cfg.episodes_per_task
+    try:
+        batch = env.sample_tasks(tasks, split, generator(seed, "evaluation tasks", split))
+        curve = adaptation_curve(
+            algorithm, env, batch, stages=stages, lanes=lanes, seed=seed, greedy=greedy,
+            device=p.run.device,
+        )  # fmt: skip
+        optimum = env.optimum(batch)
+    finally:
+        env.close()
+    small = {k: v[:1000].tolist() for k, v in batch.params.items() if v[0].numel() <= 8}
+    return {
+        "curve": curve, "lanes": lanes, "unit": algorithm.stage_unit, "trial": bool(trial),
+        "adapt_lrs": [cfg.test_lr(k + 1) for k in range(stages - 1)],
+        "optimum": None if optimum is None else float(optimum.mean()), "task_params": small,
+    }  # fmt: skip
+
+
+def _group(
+    folders: list[Path | str], which: str, seed: int, lanes: int | None, options: dict[str, Any]
+) -> dict[str, list[Curve]]:
+    """Reference curves by algorithm name."""
+    curves: dict[str, list[Curve]] = {}
+    for run in expand_runs([Path(f) for f in folders]):
+        scored = _score(run, lanes=lanes, which=which, seed=seed, **options)
+        curves.setdefault(read_plan(run).algo, []).append(scored["curve"])
+    return curves
+
+
+Film = tuple[list[np.ndarray], float]
+"""Frames of one episode and its return."""
+
+
+def film(folder: Path, *, updates: int = 1, seed: int = 0, which: str = "last") -> list[Film]:
+    """One unseen task, before adapting and after each update: the first episode of lane 0."""
+    p, env, algorithm, _ = load_algorithm(folder, which)
+    lanes, films = p.algo_config.episodes_per_task, []
+    try:
+        tasks = env.sample_tasks(1, "test", generator(seed, "evaluation tasks", "test"))
+        rng = generator(seed, "film", device=p.run.device)
+        learner = algorithm.learner(1, lanes, rng)
+        for stage in range(updates + 1):
+            if stage:
+                learner.adapt()
+            frames: list[np.ndarray] = []
+            rollout = collect(
+                env, tasks, learner, lanes, env.spec.horizon, rng,
+                on_step=lambda frames=frames: frames.append(env.render(0, 0)),  # type: ignore[misc]
+            )  # fmt: skip
+            ended = (rollout.terminated | rollout.truncated)[0, 0]
+            length = int(ended.long().argmax()) + 1
+            films.append((frames[:length], float(rollout.reward[0, 0, :length].sum())))
+    finally:
+        env.close()
+    return films

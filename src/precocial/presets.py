@@ -1,0 +1,89 @@
+"""Named settings for a pair of algorithm and family.
+
+A preset lists only what differs from the algorithm's own defaults. ``default`` learns quickly;
+``paper`` reproduces the publication as far as ``docs/decisions.md`` says. Explicit flags override.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from typing import Any
+
+from precocial.algos import ALGOS
+from precocial.types import UserError
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Differences from the defaults."""
+
+    iterations: int = 100
+    algo: dict[str, Any] = field(default_factory=dict)
+    env: dict[str, Any] = field(default_factory=dict)
+    config: Any = None
+    """A settings object of another type, where the pair calls for another class."""
+
+
+JOINT = ("multi-task", "oracle", "scratch")
+
+_NAV_FAST: dict[str, Any] = {
+    "num_tasks": 20, "inner_lr": 0.25, "gae_lambda": 0.95, "adapt_lrs": (0.25, 0.1, 0.1),
+}  # fmt: skip
+_NAV_PAPER: dict[str, Any] = {
+    "num_tasks": 40, "hidden": (100, 100), "activation": "relu", "inner_lr": 0.25,
+    "gae_lambda": 0.95, "adapt_lrs": (0.25, 0.1, 0.1),
+}  # fmt: skip
+
+PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
+    ("maml", "point-nav"): {
+        "default": Preset(100, _NAV_FAST),
+        "paper": Preset(100, _NAV_PAPER),
+        "demo": Preset(60, _NAV_FAST),
+    },
+    ("promp", "point-nav"): {"default": Preset(100, _NAV_FAST)},
+    ("reptile", "point-nav"): {"default": Preset(100, _NAV_FAST)},
+}
+
+
+def nearest(given: str, names: list[str], what: str) -> UserError:
+    """An error that names the nearest known names."""
+    close = get_close_matches(given, names, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(names)}"
+    return UserError(f"unknown {what} {given!r}; {hint}")
+
+
+def find(algo: str, env: str, name: str) -> Preset:
+    """The preset of a pair; variants and references borrow MAML's where they have none.
+
+    Raises:
+        UserError: unknown algorithm, or unknown preset for this pair.
+    """
+    if algo not in ALGOS:
+        raise nearest(algo, list(ALGOS), "algorithm")
+    own = PRESETS.get((algo, env))
+    table = own or PRESETS.get(("maml", env), {})
+    if name not in table:
+        if name == "default":
+            return Preset()
+        raise nearest(name, [*dict.fromkeys([*table, "default"])], f"preset for {algo} on {env}")
+    preset = table[name]
+    if own is None and algo in JOINT and preset.config is None:
+        # Budgets are equal: all the episodes that MAML spends before and after adapting.
+        inner = preset.algo.get("inner_steps", 1)
+        episodes = preset.algo.get("episodes_per_task", 20) * (1 + inner)
+        if algo == "scratch":
+            episodes = preset.algo.get("episodes_per_task", 20)
+        return replace(
+            preset,
+            algo=preset.algo | {"inner_steps": 0, "episodes_per_task": episodes},
+            iterations=preset.iterations if ALGOS[algo].trains else 0,
+        )
+    return preset
+
+
+def settings(algo: str, preset: Preset) -> Any:
+    """The algorithm's settings under a preset."""
+    base = preset.config or ALGOS[algo].config
+    known = {f for f in base.__dataclass_fields__}
+    return replace(base, **{k: v for k, v in preset.algo.items() if k in known})
