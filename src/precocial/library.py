@@ -210,10 +210,9 @@ def _score(
 ) -> dict[str, Any]:
     """One run on the evaluation's tasks."""
     p, env, algorithm, _ = load_algorithm(run, which)
-    cfg = p.algo_config
-    trial = getattr(cfg, "trial_stages", None)
-    stages = (trial if trial else 4) if updates is None else updates + 1
-    lanes = lanes or cfg.episodes_per_task
+    usual = algorithm.num_stages if algorithm.is_trial else 4
+    stages = usual if updates is None else updates + 1
+    lanes = lanes or p.algo_config.episodes_per_task
     try:
         batch = env.sample_tasks(tasks, split, generator(seed, "evaluation tasks", split))
         curve = adaptation_curve(
@@ -225,8 +224,8 @@ def _score(
         env.close()
     small = {k: v[:1000].tolist() for k, v in batch.params.items() if v[0].numel() <= 8}
     return {
-        "curve": curve, "lanes": lanes, "unit": algorithm.stage_unit, "trial": bool(trial),
-        "adapt_lrs": [cfg.test_lr(k + 1) for k in range(stages - 1)],
+        "curve": curve, "lanes": lanes, "unit": algorithm.stage_unit, "trial": algorithm.is_trial,
+        "adapt_lrs": algorithm.test_lrs(stages - 1),
         "optimum": None if optimum is None else float(optimum.mean()), "task_params": small,
     }  # fmt: skip
 

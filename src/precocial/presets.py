@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from precocial.algos import ALGOS
+from precocial.algos.online_maml import OnlineMAMLConfig
 from precocial.types import UserError
 
 
@@ -35,11 +36,23 @@ _NAV_PAPER: dict[str, Any] = {
     "gae_lambda": 0.95, "adapt_lrs": (0.25, 0.1, 0.1),
 }  # fmt: skip
 
+
+def _bandit(pulls: int, arms: int, iterations: int) -> Preset:
+    return Preset(
+        iterations, env={"pulls": pulls, "arms": arms}, config=OnlineMAMLConfig(gamma=1.0)
+    )
+
+
 PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
     ("maml", "point-nav"): {
         "default": Preset(100, _NAV_FAST),
         "paper": Preset(100, _NAV_PAPER),
         "demo": Preset(60, _NAV_FAST),
+    },
+    ("maml", "bandit"): {
+        "default": _bandit(10, 5, 300),
+        "n10-k5": _bandit(10, 5, 300),
+        "n100-k5": _bandit(100, 5, 300),
     },
     ("promp", "point-nav"): {"default": Preset(100, _NAV_FAST)},
     ("reptile", "point-nav"): {"default": Preset(100, _NAV_FAST)},

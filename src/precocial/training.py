@@ -369,14 +369,15 @@ class Loop:
             run.eval_tasks, "valid", generator(run.seed, "valid tasks")
         )
         curve = adaptation_curve(
-            self.algorithm, self.valid_env, tasks, stages=cfg.inner_steps + 1,
+            self.algorithm, self.valid_env, tasks, stages=self.algorithm.num_stages,
             lanes=cfg.episodes_per_task, seed=derive(run.seed, "valid"), device=run.device,
         )  # fmt: skip
         metrics: Metrics = {}
         for k, value in enumerate(curve.returns.mean(0)):
             suffix = f"_adapt_{k}" if k else ""
             metrics[f"valid/episode_reward_mean{suffix}"] = float(value)
-        final = float(curve.returns[:, -1].mean())
+        trial = curve.returns.sum(1) if self.algorithm.is_trial else curve.returns[:, -1]
+        final = float(trial.mean())
         if final > self.best:
             self.best = final
             self.save("best")

@@ -67,6 +67,8 @@ class EnvSpec(NamedTuple):
     """Number of distinct tasks of a finite family, None for a continuum."""
     task_dim: int
     """Size of ``task_features``, what ``oracle`` appends to the observation."""
+    trial_episodes: int = 1
+    """Episodes of one trial, where the family says so (a bandit's pulls)."""
 
 
 class Step(NamedTuple):
@@ -159,6 +161,14 @@ class Algorithm(Protocol):
 
     stage_unit: Literal["update", "episode"]
     """What one stage of the adaptation curve is."""
+    num_stages: int
+    """Stages of the adaptation curve in training."""
+    is_trial: bool
+    """Every stage counts: the score is the sum over the stages of a trial."""
+
+    def test_lrs(self, num_updates: int) -> list[float]:
+        """Inner rates of updates 1, 2, ... at test time; empty where nothing is updated."""
+        ...
 
     def learner(self, num_tasks: int, lanes: int, rng: torch.Generator) -> Learner:
         """A learner on a frozen copy of parameters and statistics; ``rng`` draws its actions."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from precocial.algos.maml import MAML, MAMLConfig
+from precocial.algos.online_maml import OnlineMAML, OnlineMAMLConfig
 from precocial.algos.promp import ProMP, ProMPConfig
 from precocial.algos.reptile import Reptile, ReptileConfig
 from precocial.types import Algorithm, EnvSpec
@@ -27,6 +28,7 @@ class Entry(NamedTuple):
 
 CLASSES: dict[type, Any] = {
     MAMLConfig: MAML,
+    OnlineMAMLConfig: OnlineMAML,
     ProMPConfig: ProMP,
     ReptileConfig: Reptile,
 }
@@ -53,9 +55,7 @@ ALGOS: dict[str, Entry] = {
 }
 
 
-def build(
-    config: Any, spec: EnvSpec, rng: torch.Generator, device: str = "cpu"
-) -> Algorithm:
+def build(config: Any, spec: EnvSpec, rng: torch.Generator, device: str = "cpu") -> Algorithm:
     """The algorithm that a config describes."""
     algorithm: Algorithm = CLASSES[type(config)](config, spec, rng, device)
     return algorithm

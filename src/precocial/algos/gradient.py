@@ -41,8 +41,8 @@ TASKS_PER_CHUNK = 10
 
 
 @dataclass(frozen=True)
-class GradientConfig:
-    """Settings that every policy-gradient meta-learner has."""
+class PolicyConfig:
+    """The policy and the data of one iteration."""
 
     num_tasks: int = 40
     """Tasks per iteration (N, the meta-batch)."""
@@ -58,6 +58,24 @@ class GradientConfig:
     """Normalise observations by running statistics of the training data."""
     inner_lr: float = 0.1
     """Inner learning rate (alpha)."""
+    gamma: float = 0.99
+    """Discount per environment step (gamma)."""
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        at_least(self, 1, "num_tasks", "episodes_per_task")
+        in_range(self, 0, 1, "gamma")
+        positive(self, "init_std")
+        if not (self.inner_lr >= 0 and math.isfinite(self.inner_lr)):
+            raise UserError(f"--inner-lr is {self.inner_lr}; expected a number >= 0, e.g. 0.1")
+        if self.hidden and min(self.hidden) < 1:
+            raise UserError(f"--hidden is {self.hidden}; expected widths above 0, e.g. 64 64")
+
+
+@dataclass(frozen=True)
+class GradientConfig(PolicyConfig):
+    """Settings that every policy-gradient meta-learner has."""
+
     inner_steps: int = 1
     """Inner updates in training (K), each on fresh samples."""
     adapt_lrs: tuple[float, ...] = ()
@@ -65,8 +83,6 @@ class GradientConfig:
     estimator: Estimator = "likelihood-ratio"
     """Inner surrogate: likelihood-ratio (low variance, small bias), dice (unbiased) or
     log-likelihood (the common one, with a wrong Hessian; for comparison)."""
-    gamma: float = 0.99
-    """Discount per environment step (gamma)."""
     gae_lambda: float = 1.0
     """GAE's lambda."""
     normalize_advantages: bool = True
@@ -74,16 +90,11 @@ class GradientConfig:
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
-        at_least(self, 1, "num_tasks", "episodes_per_task")
+        super().__post_init__()
         at_least(self, 0, "inner_steps")
-        in_range(self, 0, 1, "gamma", "gae_lambda")
-        positive(self, "init_std")
-        if not (self.inner_lr >= 0 and math.isfinite(self.inner_lr)):
-            raise UserError(f"--inner-lr is {self.inner_lr}; expected a number >= 0, e.g. 0.1")
+        in_range(self, 0, 1, "gae_lambda")
         if any(not (lr >= 0 and math.isfinite(lr)) for lr in self.adapt_lrs):
             raise UserError(f"--adapt-lrs are {self.adapt_lrs}; expected numbers >= 0")
-        if not self.hidden or min(self.hidden) < 1:
-            raise UserError(f"--hidden is {self.hidden}; expected widths above 0, e.g. 64 64")
 
     def test_lr(self, update: int) -> float:
         """Rate of test-time update 1, 2, 3, ..."""
@@ -329,17 +340,39 @@ class Stages(NamedTuple):
 
 
 class PolicyMethod:
-    """Construction, sampling and saving, which are the same for every method of this kind."""
+    """Construction and saving, which are the same for every method of this kind."""
 
     stage_unit: Literal["update", "episode"] = "update"
+    is_trial = False
 
-    def __init__(
-        self, cfg: GradientConfig, spec: EnvSpec, rng: torch.Generator, device: str = "cpu"
-    ) -> None:
+    def __init__(self, cfg: Any, spec: EnvSpec, rng: torch.Generator, device: str = "cpu") -> None:
         self.cfg, self.spec = cfg, spec
         self.policy = Policy(
             spec, cfg.hidden, cfg.activation, cfg.init_std, cfg.normalize_obs, rng
         ).to(device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters and statistics."""
+        return {"policy": self.policy.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse."""
+        self.policy.load_state_dict(state["policy"])
+
+
+class SampledUpdates(PolicyMethod):
+    """A method whose K inner updates each take a batch of fresh episodes."""
+
+    cfg: GradientConfig
+
+    @property
+    def num_stages(self) -> int:
+        """Stages in training: before adapting and after each inner update."""
+        return self.cfg.inner_steps + 1
+
+    def test_lrs(self, num_updates: int) -> list[float]:
+        """Rates of the updates at test time."""
+        return [self.cfg.test_lr(k + 1) for k in range(num_updates)]
 
     def make_update(self) -> Update:
         """The inner update of a new trial: plain gradient descent."""
@@ -373,17 +406,9 @@ class PolicyMethod:
         params = expand(frozen.policy.theta, num_tasks)
         return GradientLearner(frozen.policy, params, rng, self.cfg, frozen.make_update())
 
-    def state_dict(self) -> dict[str, Any]:
-        """Parameters and statistics."""
-        return {"policy": self.policy.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse."""
-        self.policy.load_state_dict(state["policy"])
-
-
-class AdamMethod(PolicyMethod):
-    """A ``PolicyMethod`` whose outer step is Adam's."""
+class AdamUpdates(SampledUpdates):
+    """``SampledUpdates`` with Adam as outer optimiser."""
 
     def __init__(self, cfg: Any, spec: EnvSpec, rng: torch.Generator, device: str = "cpu") -> None:
         super().__init__(cfg, spec, rng, device)

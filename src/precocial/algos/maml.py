@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from precocial.algos.gradient import (
-    AdamMethod,
+    AdamUpdates,
     Batch,
     GradientConfig,
     adapt_through,
@@ -75,7 +75,7 @@ class MAMLConfig(GradientConfig):
         in_range(self, 0, 1, "clip_eps", "damping")
 
 
-class MAML(AdamMethod):
+class MAML(AdamUpdates):
     """Model-agnostic meta-learning for policies."""
 
     cfg: MAMLConfig

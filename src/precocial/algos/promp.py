@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 
 from precocial.algos.gradient import (
-    AdamMethod,
+    AdamUpdates,
     Batch,
     GradientConfig,
     at_least,
@@ -59,7 +59,7 @@ class ProMPConfig(GradientConfig):
         at_least(self, 0, "inner_kl_coef")
 
 
-class ProMP(AdamMethod):
+class ProMP(AdamUpdates):
     """Proximal meta-policy search."""
 
     cfg: ProMPConfig

@@ -23,7 +23,7 @@ import torch
 from precocial.algos.gradient import (
     Batch,
     GradientConfig,
-    PolicyMethod,
+    SampledUpdates,
     Update,
     at_least,
     in_range,
@@ -85,7 +85,7 @@ class InnerOptimizer:
         return detach(phi)
 
 
-class Reptile(PolicyMethod):
+class Reptile(SampledUpdates):
     """First-order meta-learning by interpolation."""
 
     cfg: ReptileConfig

@@ -46,7 +46,7 @@ class Bandit(TensorTaskEnv):
 
     def __init__(self, cfg: BanditConfig | None = None) -> None:
         self.action_dim = (cfg or BanditConfig()).arms
-        self.pulls = (cfg or BanditConfig()).pulls
+        self.trial_episodes = (cfg or BanditConfig()).pulls
         super().__init__(cfg or BanditConfig(), horizon=1)
 
     def draw_tasks(self, n: int, split: Split, rng: torch.Generator) -> dict[str, Tensor]:
@@ -84,7 +84,7 @@ class Bandit(TensorTaskEnv):
 
         The same number for every task: it averages over the prior.
         """
-        value = bayes_optimum(self.pulls, self.action_dim)
+        value = bayes_optimum(self.trial_episodes, self.action_dim)
         return None if value is None else torch.full((tasks.num,), value)
 
     def draw(self, state: State, tasks: dict[str, Tensor], size: int) -> UInt8[np.ndarray, "h w 3"]:

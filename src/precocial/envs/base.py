@@ -100,6 +100,7 @@ class TensorTaskEnv:
     action_low: tuple[float, ...] = ()
     action_high: tuple[float, ...] = ()
     num_tasks: int | None = None
+    trial_episodes = 1
 
     def __init__(self, cfg: EnvConfig, horizon: int) -> None:
         if horizon < 1:
@@ -111,7 +112,7 @@ class TensorTaskEnv:
         ).shape[-1]
         self.spec = EnvSpec(
             self.name, self.obs_dim, self.action_kind, self.action_dim, self.action_low,
-            self.action_high, horizon, self.num_tasks, task_dim,
+            self.action_high, horizon, self.num_tasks, task_dim, self.trial_episodes,
         )  # fmt: skip
 
     # ---- what a family writes -------------------------------------------------------------

@@ -22,6 +22,8 @@ class TabularMDPConfig(EnvConfig):
     """Number of actions."""
     horizon: int = 10
     """Time limit of an episode, in steps (H)."""
+    episodes: int = 10
+    """Episodes of a trial (n)."""
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
@@ -48,6 +50,7 @@ class TabularMDP(TensorTaskEnv):
     def __init__(self, cfg: TabularMDPConfig | None = None) -> None:
         cfg = cfg or TabularMDPConfig()
         self.obs_dim, self.action_dim = cfg.states, cfg.actions
+        self.trial_episodes = cfg.episodes
         super().__init__(cfg, cfg.horizon)
 
     def draw_tasks(self, n: int, split: Split, rng: torch.Generator) -> dict[str, Tensor]:
