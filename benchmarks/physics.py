@@ -49,7 +49,7 @@ def policy(num_tasks):
 
 
 def run_ours(env, act, tasks, lanes, steps):
-    """Seconds for ``steps`` steps with the policy; also the start and the controls, for the replay."""
+    """Seconds for ``steps`` steps with the policy; also start and controls, for the replay."""
     obs = env.reset(tasks, lanes, torch.Generator().manual_seed(1))
     start, controls = env.state.copy(), []
     began = time.perf_counter()
@@ -90,6 +90,9 @@ def main():
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     args = parser.parse_args()
 
+    # A policy this small is faster on one thread, and OpenMP's other threads would go on spinning
+    # for milliseconds on the cores that physics needs.
+    torch.set_num_threads(1)
     config = HalfCheetahDirConfig(threads=args.threads)
     exact = HalfCheetahDirConfig(threads=args.threads, exact=True)
     envs = {

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from precocial.ops.returns import first_episode_return
-from precocial.report.statistics import bootstrap_interval, interquartile_mean
 from precocial.rollout import collect
 from precocial.seeding import generator
 from precocial.types import Algorithm, Learner, Step, TaskEnv, Tasks
@@ -103,6 +102,8 @@ def summarise(curves: list[Curve]) -> dict[str, Any]:
     ``ci95`` is the 95 % bootstrap interval of the interquartile mean: over tasks for one run, over
     seeds and tasks for several.
     """
+    from precocial.report.statistics import bootstrap_interval, interquartile_mean
+
     scores = np.stack([c.returns for c in curves])  # (S, N, stages)
     success = None if curves[0].success is None else np.stack([c.success for c in curves])
     stages = []

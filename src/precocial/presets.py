@@ -37,6 +37,11 @@ _NAV_PAPER: dict[str, Any] = {
 }  # fmt: skip
 
 
+_CHEETAH: dict[str, Any] = {"num_tasks": 20}
+_SCALE: dict[str, Any] = {"action_scale": 10.0}
+"""ProMP's convention, on which its inner rate of 0.1 depends."""
+
+
 def _bandit(pulls: int, arms: int, iterations: int) -> Preset:
     return Preset(
         iterations, env={"pulls": pulls, "arms": arms}, config=OnlineMAMLConfig(gamma=1.0)
@@ -53,6 +58,16 @@ PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
         "default": _bandit(10, 5, 300),
         "n10-k5": _bandit(10, 5, 300),
         "n100-k5": _bandit(100, 5, 300),
+    },
+    ("maml", "half-cheetah-dir"): {"default": Preset(250, _CHEETAH, _SCALE)},
+    ("maml", "half-cheetah-vel"): {"default": Preset(250, _CHEETAH, _SCALE)},
+    ("promp", "half-cheetah-dir"): {
+        "default": Preset(250, _CHEETAH, _SCALE),
+        "paper": Preset(1001, {}, _SCALE),
+    },
+    ("promp", "half-cheetah-vel"): {
+        "default": Preset(250, _CHEETAH, _SCALE),
+        "paper": Preset(1001, {}, _SCALE),
     },
     ("promp", "point-nav"): {"default": Preset(100, _NAV_FAST)},
     ("reptile", "point-nav"): {"default": Preset(100, _NAV_FAST)},

@@ -50,7 +50,7 @@ class MujocoConfig(EnvConfig):
     action_scale: float = 1.0
     """The policy's output that spans the action bounds; 1 is Finn's convention, 10 is ProMP's."""
     exact: bool = False
-    """Equal Gymnasium to the bit for whole episodes, at three quarters of the speed. Otherwise the
+    """Equal Gymnasium to the bit for whole episodes, at some 0.7 of the speed. Otherwise the
     constraint solver starts cold at every step: the first differs by less than 1e-9, but
     trajectories part after some 50 steps, as chaotic ones do."""
     threads: int = 0
@@ -187,6 +187,7 @@ class MujocoTaskEnv:
         if self.simulator is None or len(self.state) != num:
             self._allocate(num)
         self.lanes, self.rng = (tasks.num, lanes), rng
+        self.time = np.zeros(self.lanes, dtype=np.int64)
         self.switch(tasks)
         self._restart(np.ones(self.lanes, dtype=bool))
         return self._floats(self.observation(self._physics(self.state)))
@@ -210,9 +211,10 @@ class MujocoTaskEnv:
         self.control[:] = (self.centre + self.half_range * act).reshape(len(self.control), 1, -1)
         with quiet():
             self.simulator.advance(self.models, self.state, self.control, self.frames)
-        lost = self._rewind_diverged()
+        following = self.frames[:, -1].copy()
+        lost = self._rewind_diverged(following)
 
-        before, after = self._physics(self.state), self._physics(self.frames[:, -1])
+        before, after = self._physics(self.state), self._physics(following)
         reward = np.where(lost, 0.0, self.reward(before, after, act, self.tasks))
         info = {k: self._floats(v) for k, v in self.info(before, after).items()}
         next_obs = self._floats(self.observation(after))
@@ -223,7 +225,7 @@ class MujocoTaskEnv:
         self.time += 1
         truncated = ((self.time >= self.cfg.horizon) | lost) & ~terminated
 
-        self.state[:] = self.frames[:, -1]
+        self.state = following
         ended = terminated | truncated
         obs = next_obs
         if ended.any():
@@ -274,25 +276,23 @@ class MujocoTaskEnv:
         self.state[lanes] = fresh
         with quiet():
             self.simulator.place(self.models, self.state, lanes)
-        if ended.all():
-            self.time = np.zeros(self.lanes, dtype=np.int64)
         self.time[ended] = 0
 
-    def _rewind_diverged(self) -> Bool[Array, "n e"]:
-        """Where the last ``advance`` diverged; those lanes are put back to the state before it.
+    def _rewind_diverged(self, following: State) -> Bool[Array, "n e"]:
+        """Where the simulation diverged; ``following`` becomes the state before it on those lanes.
 
         MuJoCo restarts or stops an unstable simulation, so that its clock falls short; what goes
         wrong in the last simulation step shows as a number beyond MuJoCo's limit.
         """
-        after = self.frames[:, -1]
-        on_time = after[:, 0] > self.state[:, 0] + self.dt - 0.5 * self.model.opt.timestep
-        sane = on_time & (np.abs(after) < mujoco.mjMAXVAL).all(-1)
-        sane &= np.isfinite(self.control[:, 0]).all(-1)
-        lost = ~sane
-        if lost.any():
-            after[lost] = self.state[lost]
-            self.diverged += int(lost.sum())
-        return lost.reshape(self.lanes)
+        due = self.state[:, 0] + self.dt - 0.5 * self.model.opt.timestep
+        late = ~(following[:, 0] > due)
+        limit = mujoco.mjMAXVAL
+        if late.any() or not np.abs(following).max() < limit or np.isnan(self.control).any():
+            sane = (np.abs(following) < limit).all(-1) & np.isfinite(self.control[:, 0]).all(-1)
+            late |= ~sane
+            following[late] = self.state[late]
+            self.diverged += int(late.sum())
+        return late.reshape(self.lanes)
 
     def _physics(self, state: State) -> Physics:
         """Views of positions and velocities, (N*E, S) -> (N, E, ...)."""
@@ -430,7 +430,7 @@ FINE = 3  # drawn this much larger, then reduced: smooth edges
 METRE = 150 * FINE  # fine pixels per metre
 GROUND = 250 * FINE  # fine pixels from the top
 SKY, HAZE = (166, 202, 230), (242, 246, 249)
-SOIL, DARK_SOIL, LINE = (214, 207, 192), (200, 192, 175), (120, 112, 98)
+SOIL, DARK_SOIL, SHADE, LINE = (214, 207, 192), (200, 192, 175), (172, 163, 145), (120, 112, 98)
 INK = (44, 52, 64)
 LIMBS = ((58, 76, 102), (226, 125, 62), (38, 150, 136), (200, 70, 92), (120, 94, 170))
 
@@ -452,7 +452,9 @@ class Camera:
         else:
             self.gl.update_scene(self.data, camera=0 if self.model.ncam else -1)
             image = Image.fromarray(self.gl.render())
-        ImageDraw.Draw(image).text((12, 10), caption, INK, ImageFont.load_default(16))
+        ImageDraw.Draw(image).text(
+            (12, 10), caption, INK, ImageFont.load_default(16), stroke_width=2, stroke_fill=HAZE
+        )
         return np.array(image)
 
     def close(self) -> None:
@@ -484,9 +486,8 @@ def side_view(model: Any, data: Any) -> Image.Image:
         return (point[0] - centre) * METRE + WIDTH * FINE / 2, GROUND - point[2] * METRE
 
     draw_ground(draw, centre)
-    shade = METRE * 0.5
-    middle = WIDTH * FINE / 2
-    draw.ellipse((middle - shade, GROUND + 8, middle + shade, GROUND + 40), DARK_SOIL)
+    middle, reach = WIDTH * FINE / 2, METRE / 2
+    draw.ellipse((middle - reach, GROUND + 3 * FINE, middle + reach, GROUND + 13 * FINE), SHADE)
     for geom in range(model.ngeom):
         kind, size = model.geom_type[geom], model.geom_size[geom]
         if kind == mujoco.mjtGeom.mjGEOM_CAPSULE:

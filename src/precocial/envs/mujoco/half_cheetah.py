@@ -76,7 +76,7 @@ class HalfCheetah(MujocoTaskEnv):
     ) -> Float64[Array, "n e"]:  # fmt: skip
         """Running reward less the control cost."""
         running = self.running_reward(self.velocity(before, after), tasks)
-        return running - self.cfg.ctrl_cost * np.square(action).sum(-1)
+        return running - self.cfg.ctrl_cost * np.einsum("nea,nea->ne", action, action)
 
     def info(self, before: Physics, after: Physics) -> dict[str, Float64[Array, "n e"]]:
         """Forward velocity, m/s."""

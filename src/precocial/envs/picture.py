@@ -1,0 +1,107 @@
+"""Drawings of a flat world, for task families that have no simulator to render them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+PALETTE = {
+    "paper": "#fbfaf7",
+    "ink": "#22303c",
+    "grey": "#9aa5ad",
+    "light": "#e7e9e6",
+    "blue": "#1f6fb2",
+    "sky": "#8cc4e8",
+    "green": "#1a936f",
+    "orange": "#e08e2b",
+    "red": "#c8472f",
+    "purple": "#8b5aa5",
+    "yellow": "#edc948",
+}
+"""Colours by name. Blue, orange and green stay apart for colour-blind eyes."""
+
+OVERSAMPLING = 3
+"""Drawn this many times larger and averaged down, which smooths edges."""
+
+Point = Any
+"""Two numbers (x, y) in metres: a tuple, an array or a tensor."""
+
+
+class Picture:
+    """A square view of the world: [-half_width, half_width] on both axes in metres, y up.
+
+    Args:
+        size: Width and height of the result, in pixels.
+        half_width: From the middle to an edge, in metres.
+    """
+
+    def __init__(self, size: int, half_width: float) -> None:
+        self.size, self.half_width = size, half_width
+        side = size * OVERSAMPLING
+        self.image = Image.new("RGB", (side, side), PALETTE["paper"])
+        self.canvas = ImageDraw.Draw(self.image)
+        self.scale = side / (2 * half_width)
+
+    @property
+    def pixels(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The picture at its final size."""
+        small = self.image.resize((self.size, self.size), Image.Resampling.BOX)
+        return np.asarray(small, dtype=np.uint8).copy()
+
+    def square(self, half_width: float, colour: str = "grey", width: float | None = None) -> None:
+        """Outline of a square around the origin, such as the training region."""
+        h = half_width
+        self.line([(-h, -h), (h, -h), (h, h), (-h, h), (-h, -h)], colour, width)
+
+    def grid(self, spacing: float, colour: str = "light") -> None:
+        """Lines through every multiple of ``spacing``, the origin among them."""
+        reach = int(self.half_width / spacing)
+        for k in range(-reach, reach + 1):
+            at, end = k * spacing, self.half_width
+            self.line([(at, -end), (at, end)], colour)
+            self.line([(-end, at), (end, at)], colour)
+
+    def disc(self, position: Point, radius: float, colour: str) -> None:
+        """A filled circle; never thinner than two pixels, so that it can be seen."""
+        x, y = self._place(position)
+        r = max(radius * self.scale, OVERSAMPLING)
+        self.canvas.ellipse((x - r, y - r, x + r, y + r), fill=_colour(colour))
+
+    def line(self, points: Iterable[Point], colour: str, width: float | None = None) -> None:
+        """An open line with round ends and joints; ``width`` in metres, a hair line without it."""
+        places = [self._place(point) for point in points]
+        thickness = OVERSAMPLING if width is None else max(width * self.scale, OVERSAMPLING)
+        self.canvas.line(places, fill=_colour(colour), width=round(thickness), joint="curve")
+        r = thickness / 2
+        for x, y in (places[0], places[-1]):
+            self.canvas.ellipse((x - r, y - r, x + r, y + r), fill=_colour(colour))
+
+    def polygon(self, points: Iterable[Point], colour: str) -> None:
+        """A filled polygon: a cart, a bar, a grid cell."""
+        self.canvas.polygon([self._place(point) for point in points], fill=_colour(colour))
+
+    def text(
+        self, position: Point, words: str, colour: str = "ink", height: float | None = None
+    ) -> None:
+        """Words centred on ``position``; ``height`` in metres, a twentieth of the view without."""
+        pixels = (0.1 * self.half_width if height is None else height) * self.scale
+        self.canvas.text(
+            self._place(position), words, fill=_colour(colour), font=font(pixels), anchor="mm"
+        )
+
+    def _place(self, point: Point) -> tuple[float, float]:
+        x, y = (float(value) for value in point)
+        return (x + self.half_width) * self.scale, (self.half_width - y) * self.scale
+
+
+def font(pixels: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font that comes with Pillow, the same on every machine."""
+    return ImageFont.load_default(size=max(1.0, pixels))
+
+
+def _colour(name: str) -> str:
+    return PALETTE.get(name, name)
