@@ -23,11 +23,10 @@ COMMANDS = {
     "list": "every algorithm and family: precocial list [algos|envs] [--json]",
     "check-env": "what is wrong with your environment: precocial check-env my_module:MyEnv",
 }
-Append = tyro.conf.UseAppendAction
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns the exit code (0 done, 1 problems found, 2 wrong input, 130 Ctrl-C)."""
+    """Run a command and return its exit code: 0, 1 problems found, 2 wrong input, 130 Ctrl-C."""
     args = sys.argv[1:] if argv is None else argv
     try:
         return dispatch(args)
@@ -212,7 +211,7 @@ class Eval:
     """Score the most likely actions instead of samples."""
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint; best is by return on valid tasks."""
-    reference: Append[tuple[Path, ...]] = ()
+    reference: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
     """A run to score on the same tasks (oracle, multi-task, scratch); repeatable."""
     seed: int = 0
     """Of the tasks and of all randomness in the evaluation."""
@@ -324,9 +323,10 @@ def watch(args: list[str]) -> int:
     if flags.updates < 0 or flags.fps < 1:
         raise UserError(f"--updates {flags.updates} and --fps {flags.fps}; expected >= 0 and >= 1")
     from precocial.library import expand_runs, film
-    from precocial.watch import check_output, show, write_film
+    from precocial.watch import check_output, show, write_animation
 
-    check_output(flags.out)
+    if flags.out is not None:
+        check_output(flags.out)
     run = expand_runs([flags.run])[0]
     films = film(run, updates=flags.updates, seed=flags.seed, which=flags.checkpoint)
     labels = [f"{_stage_name(k)}: return {total:.1f}" for k, (_, total) in enumerate(films)]
@@ -334,7 +334,7 @@ def watch(args: list[str]) -> int:
     if flags.out is None:
         show(frames, labels, flags.fps)
     else:
-        write_film(frames, labels, flags.out, flags.fps)
+        write_animation(frames, labels, flags.out, flags.fps)
         print(flags.out)
     return 0
 
@@ -378,7 +378,7 @@ def list_all(args: list[str]) -> int:
         }
         for name, f in ENVS.items()
     ]  # fmt: skip
-    chosen = {"algos": algos, "envs": envs}
+    chosen: dict[str, list[dict[str, Any]]] = {"algos": algos, "envs": envs}
     if flags.what != "all":
         chosen = {flags.what: chosen[flags.what]}
     if flags.json:

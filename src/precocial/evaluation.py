@@ -43,9 +43,6 @@ class Onlooker:
     def observe(self, action: torch.Tensor, step: Step) -> None:
         """Nothing reaches the learner."""
 
-    def adapt(self) -> None:
-        """Nothing is learned."""
-
 
 def adaptation_curve(
     algorithm: Algorithm,
@@ -105,7 +102,8 @@ def summarise(curves: list[Curve]) -> dict[str, Any]:
     from precocial.report.statistics import bootstrap_interval, interquartile_mean
 
     scores = np.stack([c.returns for c in curves])  # (S, N, stages)
-    success = None if curves[0].success is None else np.stack([c.success for c in curves])
+    hits = [c.success for c in curves if c.success is not None]
+    success = np.stack(hits) if hits else None
     stages = []
     for k in range(scores.shape[-1]):
         low, high = bootstrap_interval(scores[:, :, k])

@@ -15,7 +15,7 @@ import re
 import textwrap
 import typing
 from difflib import get_close_matches
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import tyro
 
@@ -52,13 +52,13 @@ def flat(name: str, doc: str, parts: list[tuple[str, Any]]) -> type:
     """
     fields = []
     for prefix, instance in parts:
-        docs, hints = (
-            field_docs(type(instance)),
-            typing.get_type_hints(type(instance), include_extras=True),
-        )
+        docs = field_docs(type(instance))
+        hints: dict[str, Any] = typing.get_type_hints(type(instance), include_extras=True)
         for field in dataclasses.fields(instance):
             help_text = docs.get(field.name, "")
-            annotated = Annotated[hints[field.name], tyro.conf.arg(help=help_text)]
+            annotated = Annotated.__class_getitem__(
+                (hints[field.name], tyro.conf.arg(help=help_text))
+            )
             fields.append((prefix + field.name, annotated, getattr(instance, field.name)))
     cls = dataclasses.make_dataclass(name, fields, frozen=True)
     cls.__doc__ = doc

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +166,11 @@ def evaluate(
             "these runs differ in algorithm or environment; evaluate one group of seeds at a time "
             "and give the others as --reference"
         )
-    options = {"split": split, "tasks": tasks, "updates": updates, "greedy": greedy}
-    scored = [_score(run, lanes=lanes, which=which, seed=seed, **options) for run in runs]
+    score = partial(
+        _score, split=split, tasks=tasks, updates=updates, greedy=greedy, lanes=lanes, which=which,
+        seed=seed,
+    )  # fmt: skip
+    scored = [score(run) for run in runs]
     first = scored[0]
     result = {
         "algorithm": plans[0].algo, "env": plans[0].env, "preset": plans[0].preset,
@@ -184,8 +188,11 @@ def evaluate(
         }
     result["references"] = {"oracle": None, "multi-task": None, "optimum": first["optimum"]}
     result["reference_curves"] = {}
-    for name, curves in _group(references or [], which, seed, lanes, options).items():
-        stages = summarise(curves)["stages"]
+    curves: dict[str, list[Curve]] = {}
+    for run in expand_runs([Path(f) for f in references or []]):
+        curves.setdefault(read_plan(run).algo, []).append(score(run)["curve"])
+    for name, group in curves.items():
+        stages = summarise(group)["stages"]
         result["references"][name] = stages[0]["return_mean"]
         result["reference_curves"][name] = stages
     result["task_params"] = first["task_params"]
@@ -228,17 +235,6 @@ def _score(
         "adapt_lrs": algorithm.test_lrs(stages - 1),
         "optimum": None if optimum is None else float(optimum.mean()), "task_params": small,
     }  # fmt: skip
-
-
-def _group(
-    folders: list[Path | str], which: str, seed: int, lanes: int | None, options: dict[str, Any]
-) -> dict[str, list[Curve]]:
-    """Reference curves by algorithm name."""
-    curves: dict[str, list[Curve]] = {}
-    for run in expand_runs([Path(f) for f in folders]):
-        scored = _score(run, lanes=lanes, which=which, seed=seed, **options)
-        curves.setdefault(read_plan(run).algo, []).append(scored["curve"])
-    return curves
 
 
 Film = tuple[list[np.ndarray], float]

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from precocial.types import Learner, Rollout, TaskEnv, Tasks
+from precocial.types import Acting, Rollout, TaskEnv, Tasks
 
 
 @torch.no_grad()
 def collect(
     env: TaskEnv,
     tasks: Tasks,
-    learner: Learner,
+    learner: Acting,
     lanes: int,
     num_steps: int,
     rng: torch.Generator,

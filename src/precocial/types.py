@@ -13,7 +13,7 @@ T, t    time steps                     B       transitions drawn from replay
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -102,6 +102,7 @@ class Rollout(NamedTuple):
     distribution that acted, and ``info/NAME`` for what the environment reported."""
 
 
+@runtime_checkable
 class TaskEnv(Protocol):
     """A family of tasks, N x E copies of it stepped together.
 
@@ -139,8 +140,9 @@ class TaskEnv(Protocol):
     def close(self) -> None: ...
 
 
-class Learner(Protocol):
-    """One trial on N tasks that it must discover for itself, through reward and transition."""
+@runtime_checkable
+class Acting(Protocol):
+    """What ``collect`` needs: something that acts and may look at what follows."""
 
     acted: dict[str, Tensor]
     """What the last ``act`` wants kept beside the action, each ``(n, e, ...)``."""
@@ -151,11 +153,23 @@ class Learner(Protocol):
         """Every step, every method; it keeps what it needs."""
         ...
 
+
+@runtime_checkable
+class Learner(Acting, Protocol):
+    """One trial on N tasks that it must discover for itself, through reward and transition."""
+
     def adapt(self) -> None:
         """End of a stage; nothing to do for memory methods."""
         ...
 
+    def state_dict(self) -> dict[str, Any]:
+        """What it has learned, to save it."""
+        ...
 
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
 class Algorithm(Protocol):
     """A meta-learner. One file per paper implements it."""
 

@@ -263,9 +263,6 @@ class Actor:
     def observe(self, action: Tensor, step: Step) -> None:
         """Nothing is kept."""
 
-    def adapt(self) -> None:
-        """Nothing is learned."""
-
 
 class GradientLearner(Actor):
     """Adapts at test time by the very update that was meta-trained."""

@@ -74,7 +74,7 @@ class Inner(nn.Module):
     def gradient(
         self, policy: Policy, params: Params, rollout: Rollout, gamma: float, *, create_graph: bool
     ) -> Params:
-        """grad L(theta) per task (the first axis of ``params`` and of the data)."""
+        """Gradient of L at theta per task (the first axis of ``params`` and of the data)."""
         ended = rollout.terminated | rollout.truncated
         to_go = reward_to_go(rollout.reward, ended, gamma)
         lp = log_prob(policy.dist(params, rollout.obs), rollout.action)
@@ -170,8 +170,10 @@ class OnlineMAML(PolicyMethod):
 
 def fold(stages: list[Rollout]) -> Rollout:
     """Stages into the task axis: K rollouts (N, E, T) -> one (N*K, E, T), a task's in a row."""
-    columns = [torch.stack(c, 1).flatten(0, 1) for c in zip(*(s[:6] for s in stages), strict=True)]
-    return Rollout(*columns, {})
+    obs, action, reward, next_obs, terminated, truncated = (
+        torch.stack(c, 1).flatten(0, 1) for c in zip(*(s[:6] for s in stages), strict=True)
+    )
+    return Rollout(obs, action, reward, next_obs, terminated, truncated, {})
 
 
 class OnlineLearner(Actor):
@@ -215,7 +217,7 @@ class OnlineLearner(Actor):
         self.params = {k: p - lr * self.total[k] for k, p in self.theta.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """theta and the sum of gradients; data not yet adapted to are left out."""
+        """Parameters theta and the sum of gradients; data not yet adapted to are left out."""
         return {"theta": self.theta, "total": self.total, "params": self.params}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

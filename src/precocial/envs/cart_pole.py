@@ -42,7 +42,7 @@ class CartPole(TensorTaskEnv):
 
     Observation: x (m), velocity (m/s), angle (rad), angular velocity (rad/s). Action: push left or
     right; a hidden sign may swap the two. Reward: 1 per step. Start: x and angle in +-0.05,
-    velocities in +-0.4. End: |x| > 0.5 m or |angle| > 12 degrees, or the horizon (200 steps).
+    velocities in +-0.4. End: |x| > 0.5 m, |angle| > 12 degrees, or the horizon (200 steps).
     Task distribution, log-uniform: gravity 9.8 m/s^2 x [0.8, 1.25], cart [0.5, 2] kg, pole mass
     0.1 kg x [0.5, 2], half length 0.5 m x [0.6, 1.6], force 10 N x [0.7, 1.4], sign +-1. ``shifted``
     pole lengths lie beyond the range by up to half of it.
@@ -87,7 +87,7 @@ class CartPole(TensorTaskEnv):
         rng: torch.Generator,
     ) -> State:  # fmt: skip
         """One Euler step."""
-        x, v, angle, spin = state["s"].unbind(-1)
+        _, v, angle, spin = state["s"].unbind(-1)
         sin, cos = torch.sin(angle), torch.cos(angle)
         push = (2 * action - 1) * (tasks["force"] * tasks["sign"])
         total = tasks["cart_mass"] + tasks["pole_mass"]
@@ -125,7 +125,8 @@ class CartPole(TensorTaskEnv):
         picture.line([(-self.max_x, -0.5), (self.max_x, -0.5)], "grey", 0.01)
         for end in (-self.max_x, self.max_x):
             picture.line([(end, -0.55), (end, -0.4)], "red", 0.015)
-        cart = [(x + dx, -0.4 + dy) for dx, dy in ((-0.12, -0.06), (0.12, -0.06), (0.12, 0.06), (-0.12, 0.06))]  # fmt: skip
+        corners = ((-0.12, -0.06), (0.12, -0.06), (0.12, 0.06), (-0.12, 0.06))
+        cart = [(x + dx, -0.4 + dy) for dx, dy in corners]
         picture.polygon(cart, "blue")
         tip = (x + length * np.sin(angle), -0.4 + length * np.cos(angle))
         picture.line([(x, -0.4), tip], "orange", 0.04)

@@ -19,8 +19,23 @@ from jaxtyping import Bool, Float, Float32, Shaped
 from scipy import stats
 
 from precocial.envs import ENVS, env_config, make_env
-from precocial.envs.gym import EnvError, GymTaskEnv, TaskSource, action_bounds, equal, resolve
-from precocial.envs.workers import Copies, Factory, Seat, described, method_of, misfit
+from precocial.envs.gym import (
+    GymTaskEnv,
+    TaskSource,
+    action_bounds,
+    check_observations,
+    equal,
+    resolve,
+)
+from precocial.envs.workers import (
+    Copies,
+    EnvError,
+    Factory,
+    Seat,
+    described,
+    method_of,
+    misfit,
+)
 from precocial.types import SPLITS, Split, Step, TaskEnv, Tasks, UserError
 
 
@@ -102,11 +117,10 @@ def _check_contract(source: TaskSource) -> Iterator[Problem]:
 
 
 def _check_spaces(source: TaskSource) -> Iterator[Problem]:
-    if not source.env.observation_space.is_np_flattenable:
-        yield Problem(
-            "observation-space", f"{source.env.observation_space} does not flatten to a vector; "
-            "expected Box, Discrete, MultiDiscrete, MultiBinary, or Dict or Tuple of them",
-        )  # fmt: skip
+    try:
+        check_observations(source.env.observation_space, source.name)
+    except UserError as error:
+        yield Problem("observation-space", str(error))
     try:
         action_bounds(source.env.action_space, source.name)
     except UserError as error:
@@ -175,17 +189,16 @@ class Play(NamedTuple):
     truncated: Bool[np.ndarray, "t k"]
 
 
-def _play(
-    copies: Copies, tasks: list[Any], seed: int, actions: Shaped[np.ndarray, "t *a"]
-) -> Play:
-    obs = [copies.reset([Seat(task, seed, row, 0) for row, task in enumerate(tasks)])]
-    steps = [copies.step(np.repeat(action[None], len(tasks), 0)) for action in actions]
-    return Play(
-        np.stack(obs + [s.next_obs for s in steps]),
-        np.stack([s.reward for s in steps]),
-        np.stack([s.terminated for s in steps]),
-        np.stack([s.truncated for s in steps]),
-    )
+def _play(copies: Copies, tasks: list[Any], seed: int, actions: Shaped[np.ndarray, "t *a"]) -> Play:
+    """One task after the other on one copy, so that each finds the same random streams."""
+    columns: list[tuple[np.ndarray, ...]] = []
+    for task in tasks:
+        obs = [copies.reset([Seat(task, seed, 0, 0)])]
+        steps = [copies.step(action[None]) for action in actions]
+        obs += [step.next_obs for step in steps]
+        rest = ([getattr(s, name) for s in steps] for name in Play._fields[1:])
+        columns.append((np.concatenate(obs), *(np.concatenate(c) for c in rest)))
+    return Play(*(np.stack(column, 1) for column in zip(*columns, strict=True)))
 
 
 def _action_sequences(space: spaces.Space, length: int) -> Iterator[Shaped[np.ndarray, "t *a"]]:
@@ -205,11 +218,15 @@ def _check_play(factory: Factory, horizon: int, tasks: list[Any]) -> list[Proble
     sequences = list(_action_sequences(copies.envs[0].action_space, length))
     try:
         plays = [_play(copies, tasks, 10, sequences[0])]
-        problems = list(_check_observations(copies.envs[0], tasks[0], sequences[0]))
-        problems += _check_streams(copies)
+        problems = [
+            *_check_observations(copies.envs[0], tasks[0], sequences[0]),
+            *(global_use := list(_check_streams(copies))),
+        ]
         unsteady = list(_check_reproducible(factory, horizon, tasks, sequences[0], plays[0]))
         if unsteady:  # whatever else is compared would only show this again
             return problems + unsteady
+        if not global_use:  # copies that share the global streams do change each other's episodes
+            problems += _check_apart(factory, horizon, tasks, sequences[0], plays[0])
         problems += _check_time_limit(copies, horizon, tasks)
         if len(tasks) == 1:
             return problems
@@ -253,8 +270,8 @@ def _check_observations(
                 return
         if misfit(space, obs) is None and obs not in space:
             yield Problem(
-                "bounds", f"{when} the observation {described(obs)} lies outside {space}; widen the space "
-                "or clip",
+                "bounds", f"{when} the observation {described(obs)} lies outside {space}; widen "
+                "the space or clip",
             )  # fmt: skip
             return
         if ended:
@@ -269,7 +286,9 @@ def _dtypes(space: spaces.Space, obs: Any, name: str = "the observation") -> str
     if isinstance(space, spaces.Dict):
         return next(filter(None, (_dtypes(space[k], obs[k], f"{name}[{k!r}]") for k in space)), "")
     if isinstance(space, spaces.Tuple):
-        parts = (_dtypes(s, o, f"{name}[{i}]") for i, (s, o) in enumerate(zip(space, obs, strict=True)))
+        parts = (
+            _dtypes(s, o, f"{name}[{i}]") for i, (s, o) in enumerate(zip(space, obs, strict=True))
+        )
         return next(filter(None, parts), "")
     if isinstance(space, spaces.Box) and np.asarray(obs).dtype != space.dtype:
         return f"{name} has dtype {np.asarray(obs).dtype}, its space says {space.dtype}"
@@ -292,19 +311,31 @@ def _check_streams(copies: Copies) -> Iterator[Problem]:
 def _check_reproducible(
     factory: Factory, horizon: int, tasks: list[Any], actions: np.ndarray, play: Play
 ) -> Iterator[Problem]:
-    """The first task alone on a fresh copy, against the same among others."""
-    alone = Copies(factory, horizon)
-    first, again = (_play(alone, tasks[:1], 10, actions) for _ in range(2))
-    alone.close()
-    if not all(np.array_equal(a, b) for a, b in zip(first, again, strict=True)):
+    """The first task twice on a fresh copy, against the first play of all tasks."""
+    fresh = Copies(factory, horizon)
+    first, again = (_play(fresh, tasks[:1], 10, actions) for _ in range(2))
+    fresh.close()
+    columns = zip(first, again, play, strict=True)
+    if any(not np.array_equal(a, b) or not np.array_equal(a, c[:, :1]) for a, b, c in columns):
         yield Problem(
             "not-reproducible", "the same seed, task and actions gave different episodes; in reset "
             "call super().reset(seed=seed), begin from nothing left over, and draw from "
             "self.np_random only",
         )  # fmt: skip
-    elif not all(np.array_equal(a[:, 0], b[:, 0]) for a, b in zip(first, play, strict=True)):
+
+
+def _check_apart(
+    factory: Factory, horizon: int, tasks: list[Any], actions: np.ndarray, play: Play
+) -> Iterator[Problem]:
+    """Two copies with different tasks side by side, against the first task alone."""
+    pair = Copies(factory, horizon)
+    pair.reset([Seat(task, 10, row, 0) for row, task in enumerate(tasks[:2])])
+    together = [pair.step(np.repeat(a[None], len(tasks[:2]), 0)) for a in actions]
+    pair.close()
+    reward, obs = np.stack([s.reward[0] for s in together]), [s.next_obs[0] for s in together]
+    if not np.array_equal(reward, play.reward[:, 0]) or not np.array_equal(obs, play.obs[1:, 0]):
         yield Problem(
-            "shared-state", "a copy's episodes changed when other copies with other tasks were "
+            "shared-state", "a copy's episodes changed when another copy with another task was "
             "stepped beside it; keep the task in the instance, not in the class or module",
         )  # fmt: skip
 
@@ -314,15 +345,12 @@ def _check_time_limit(copies: Copies, horizon: int, tasks: list[Any]) -> Iterato
     lengths = set()
     for i, actions in enumerate(_action_sequences(copies.envs[0].action_space, min(horizon, 1000))):
         copies.reset([Seat(tasks[i % len(tasks)], 20 + i, 0, 0)])
-        for step, action in enumerate(actions, 1):
-            outcome = copies.step(action[None])
-            if outcome.terminated[0] or outcome.truncated[0]:
-                break
-        else:
-            return  # no end within 1000 steps
-        if not outcome.terminated[0]:
+        steps = ((copies.step(action[None]), n) for n, action in enumerate(actions, 1))
+        ends = ((s.terminated[0], n) for s, n in steps if s.terminated[0] or s.truncated[0])
+        terminated, length = next(ends, (False, 0))
+        if not terminated:  # or no end within 1000 steps
             return
-        lengths.add(step)
+        lengths.add(length)
     if len(lengths) == 1 and max(lengths) > 1:
         yield Problem(
             "time-limit", f"all episodes ended as terminated after {max(lengths)} steps, whatever "
@@ -331,10 +359,11 @@ def _check_time_limit(copies: Copies, horizon: int, tasks: list[Any]) -> Iterato
 
 
 def _check_leak(copies: Copies, tasks: list[Any], plays: list[Play]) -> Iterator[Problem]:
-    first = np.stack([
-        copies.reset([Seat(task, seed, row, 0) for row, task in enumerate(tasks)])
-        for seed in range(30, 30 + _SEEDS)
-    ], 1)  # fmt: skip
+    seeds = range(30, 30 + _SEEDS)
+    rows = [
+        np.concatenate([copies.reset([Seat(task, seed, 0, 0)]) for seed in seeds]) for task in tasks
+    ]
+    first = np.stack(rows)  # (K, S, O)
     shown = task_components(first)
     where = "the first observation"
     if not shown:

@@ -36,9 +36,24 @@ from torch import Tensor
 
 from precocial.envs.base import EnvConfig
 from precocial.envs.workers import (
-    Copies, Crew, EnvError, Factory, Here, Lost, Outcome, Seat, Streams, build, build_id,
-    described, method_of, misfit, raised, whereabouts,
-)  # fmt: skip
+    Copies,
+    Crew,
+    Factory,
+    Here,
+    Lost,
+    Outcome,
+    Seat,
+    Streams,
+    build,
+    build_id,
+    described,
+    flatten,
+    method_of,
+    misfit,
+    raised,
+    whereabouts,
+)
+from precocial.envs.workers import EnvError as EnvError
 from precocial.seeding import child_seed, derive
 from precocial.types import SPLITS, EnvSpec, Split, Step, Tasks, UserError
 
@@ -238,9 +253,8 @@ def equal(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(map(equal, a, b))
     if isinstance(a, np.ndarray | Tensor):
         return a.shape == b.shape and bool((a == b).all())
-    if bool(a == b):
-        return True
-    return type(a).__eq__ is object.__eq__ and hasattr(a, "__dict__") and equal(vars(a), vars(b))
+    by_identity = getattr(type(a), "__eq__", None) is object.__eq__
+    return equal(vars(a), vars(b)) if by_identity and hasattr(a, "__dict__") else bool(a == b)
 
 
 def numbers(task: Any) -> list[float] | None:
@@ -343,11 +357,7 @@ class GymTaskEnv:
         self.source = TaskSource(factory)
         env = self.source.env
         self.observation_space, self.action_space = env.observation_space, env.action_space
-        if not self.observation_space.is_np_flattenable:
-            raise UserError(
-                f"{self.source.name} observes {self.observation_space}, which does not flatten to a "
-                "vector; expected Box, Discrete, MultiDiscrete, MultiBinary, or Dict or Tuple of them"
-            )
+        check_observations(self.observation_space, self.source.name)
         kind = "discrete" if isinstance(self.action_space, spaces.Discrete) else "box"
         self.action_low, self.action_high = action_bounds(self.action_space, self.source.name)
         self.action_start = int(getattr(self.action_space, "start", 0))
@@ -359,7 +369,7 @@ class GymTaskEnv:
             name or self.source.name,
             spaces.flatdim(self.observation_space),
             "discrete" if kind == "discrete" else "box",
-            int(self.action_space.n) if kind == "discrete" else len(self.action_low),  # type: ignore[attr-defined]
+            int(self.action_space.n) if kind == "discrete" else len(self.action_low),
             tuple(self.action_low.tolist()),
             tuple(self.action_high.tolist()),
             self._horizon(),
@@ -457,7 +467,7 @@ class GymTaskEnv:
         """One observation of the user's environment as the policy sees it."""
         if fault := misfit(self.observation_space, obs):
             raise UserError(fault[1])
-        return np.ravel(spaces.flatten(self.observation_space, obs)).astype(np.float32)
+        return flatten(self.observation_space, obs).astype(np.float32)
 
     def to_env_units(self, action: Shaped[Tensor, "n e *a"]) -> Shaped[np.ndarray, "l *b"]:
         """Raw policy samples to what the copies take, one row per lane, in their dtype."""
@@ -527,6 +537,24 @@ class GymTaskEnv:
         rows = self._numbers(self.source.draw(100, "train", _POOL_SEED))
         std = rows.std(0)
         return rows.mean(0), np.where(std > 0, std, 1.0)
+
+
+def check_observations(space: spaces.Space, name: str) -> None:
+    """Refuse observations that do not flatten to a vector.
+
+    Raises:
+        UserError: They do not.
+    """
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        for part in space.values() if isinstance(space, spaces.Dict) else space:
+            check_observations(part, name)
+    elif not isinstance(
+        space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+    ):
+        raise UserError(
+            f"{name} observes {space}, which does not flatten to a vector; expected Box, Discrete, "
+            "MultiDiscrete, MultiBinary, or a Dict or Tuple of them"
+        )
 
 
 def action_bounds(space: spaces.Space, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -60,6 +60,7 @@ class TaskGymEnv(gymnasium.Env):
             low, high = np.float32(spec.action_low), np.float32(spec.action_high)
             self.action_space = spaces.Box(low, high, dtype=np.float32)
         self.max_episode_steps = spec.horizon
+        self.playing = False
         rng = torch.Generator().manual_seed(task_seed)
         self.set_task(self._unpack(self.family.sample_tasks(1, "train", rng))[0])
 
@@ -71,8 +72,10 @@ class TaskGymEnv(gymnasium.Env):
         return self._unpack(self.family.sample_tasks(n, split, rng))
 
     def set_task(self, task: dict[str, np.ndarray]) -> None:
-        """Play this task from the next ``reset`` on."""
+        """Play this task from now on; an episode under way goes on from its state."""
         self.task = task
+        if self.playing:
+            self.family.switch(self._tasks())
 
     def get_task(self) -> dict[str, np.ndarray]:
         """The task being played."""
@@ -85,23 +88,22 @@ class TaskGymEnv(gymnasium.Env):
     ) -> tuple[Float32[np.ndarray, " o"], dict[str, Any]]:
         """Start an episode; ``seed`` has no influence on the task."""
         super().reset(seed=seed)
-        params = {k: torch.as_tensor(v)[None] for k, v in self.task.items()}
-        task_id = torch.zeros(1, dtype=torch.long)
+        self.playing = True
         rng = torch.Generator().manual_seed(int(self.np_random.integers(2**31 - 1)))
-        return self._out(self.family.reset(Tasks(params, task_id), 1, rng)), {}
+        return self._out(self.family.reset(self._tasks(), 1, rng)), {}
 
     def step(
         self, action: Any
     ) -> tuple[Float32[np.ndarray, " o"], float, bool, bool, dict[str, Any]]:
         """One step; the observation is the true successor."""
         step = self.family.step(self._to_policy_units(action))
+        terminated, truncated = bool(step.terminated), bool(step.truncated)
+        if self.max_episode_steps == 1:  # Gymnasium takes a first step cut by the clock for a fault
+            terminated, truncated = True, False
         info = {name: float(value) for name, value in step.info.items()}
-        return (
-            self._out(step.next_obs), float(step.reward), bool(step.terminated),
-            bool(step.truncated), info,
-        )  # fmt: skip
+        return self._out(step.next_obs), float(step.reward), terminated, truncated, info
 
-    def render(self) -> UInt8[np.ndarray, "h w 3"] | None:  # type: ignore[override]
+    def render(self) -> UInt8[np.ndarray, "h w 3"] | None:
         """A picture, where the family can draw one."""
         return None if self.render_mode is None else self.family.render(0, 0)
 
@@ -110,6 +112,10 @@ class TaskGymEnv(gymnasium.Env):
         self.family.close()
 
     # ---- within ---------------------------------------------------------------------------
+
+    def _tasks(self) -> Tasks:
+        params = {k: torch.as_tensor(v)[None] for k, v in self.task.items()}
+        return Tasks(params, torch.zeros(1, dtype=torch.long))
 
     def _to_policy_units(self, action: Any) -> Tensor:
         """The family takes raw policy samples, whose +-``action_scale`` spans the bounds."""

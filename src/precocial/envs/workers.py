@@ -102,7 +102,8 @@ def build_id(env_id: str, module: str = "", **kwargs: Any) -> gymnasium.Env:
     """One copy of a registered environment, once the module that registers it is imported."""
     if module:
         import_module(module)
-    creator = load_env_creator(gymnasium.spec(env_id).entry_point)  # type: ignore[arg-type]
+    creator: Any = gymnasium.spec(env_id).entry_point
+    creator = load_env_creator(creator) if isinstance(creator, str) else creator
     kwargs |= {"render_mode": "rgb_array"} if _can_draw(creator) else {}
     # Gymnasium's own checker would warn where ``misfit`` and ``check-env`` say more.
     return gymnasium.make(env_id, disable_env_checker=True, **kwargs)
@@ -140,14 +141,20 @@ def misfit(space: spaces.Space, obs: Any, name: str = "the observation") -> tupl
             pairs = zip(space, obs, strict=True)
             faults = (misfit(s, o, f"{name}[{i}]") for i, (s, o) in enumerate(pairs))
             return next((f for f in faults if f), None)
-    array = np.asarray(obs)
+    array, dtype = np.asarray(obs), np.dtype(space.dtype)
     if array.shape != space.shape:
         return "shape", f"{name} has shape {array.shape}; its space says {space.shape}"
-    if array.dtype != space.dtype and not np.can_cast(array.dtype, space.dtype, "same_kind"):
-        return "dtype", f"{name} has dtype {array.dtype}; its space says {space.dtype}"
-    if not isinstance(space, spaces.Box) and array.astype(space.dtype) not in space:
+    if array.dtype != dtype and not np.can_cast(array.dtype, dtype, "same_kind"):
+        return "dtype", f"{name} has dtype {array.dtype}; its space says {dtype}"
+    if not isinstance(space, spaces.Box) and array.astype(dtype) not in space:
         return "bounds", f"{name} is {obs}, outside its space {space}"
     return None
+
+
+def flatten(space: spaces.Space, obs: Any) -> Shaped[np.ndarray, " o"]:
+    """A fitting observation as one vector; discrete numbers become one-hot."""
+    flat: Any = spaces.flatten(space, obs)
+    return np.ravel(flat)
 
 
 class Streams:
@@ -169,7 +176,10 @@ class Streams:
         self.outside = self._swap(self.inside)
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         self.inside = self._swap(self.outside)
 
@@ -241,7 +251,7 @@ class Copies:
         with self.streams:
             for i, seat in enumerate(seats):
                 self._restart(i, obs[i], seed=seat.seed)
-        self._check_finite(obs=obs)
+        self._check_finite("the observation", obs)
         return obs
 
     def switch(self, tasks: list[Any]) -> None:
@@ -272,16 +282,17 @@ class Copies:
                 obs, reward[i], terminated[i], truncated[i], info = self._checked(i, *result)
                 self._write(i, obs, next_obs[i])
                 success[i] = info.get("success", info.get("is_success", np.nan))
-            self._check_finite(obs=next_obs, reward=reward)
+            self._check_finite("the observation", next_obs)
+            self._check_finite("the reward", reward)
             truncated |= self.clock >= self.horizon
             truncated &= ~terminated
             ended = np.flatnonzero(terminated | truncated)
             start_obs = next_obs.copy() if len(ended) else next_obs
             self.clock[ended] = 0
-            for i in ended:
+            for i in ended.tolist():
                 self._restart(i, start_obs[i])
         if len(ended):
-            self._check_finite(obs=start_obs)
+            self._check_finite("the observation", start_obs)
         if self.first:  # settled once per reset, so that every step of a rollout has the same keys
             self.first, self.reports_success = False, not np.isnan(success).any()
         report = np.nan_to_num(success) if self.reports_success else None
@@ -359,16 +370,13 @@ class Copies:
         if not fits and (fault := misfit(self.space, obs)):
             raise self._fault(i, *fault)
         with np.errstate(over="ignore"):  # too large for float32 is inf, which is refused
-            row[:] = np.ravel(obs if fits else spaces.flatten(self.space, obs))
+            row[:] = obs.ravel() if fits else flatten(self.space, obs)
 
-    def _check_finite(self, **values: Float32[np.ndarray, "l *x"]) -> None:
-        for name, value in values.items():
-            if not np.isfinite(value).all():
-                lane, *place = np.argwhere(~np.isfinite(value))[0]
-                bad = value[(lane, *place)]
-                at = f" at index {place[0]}" if place else ""
-                what = {"obs": "the observation", "reward": "the reward"}[name]
-                raise self._fault(lane, "not-finite", f"{what} is {bad}{at}")
+    def _check_finite(self, what: str, values: Float32[np.ndarray, "l *x"]) -> None:
+        if not np.isfinite(values).all():
+            lane, *place = np.argwhere(~np.isfinite(values))[0].tolist()
+            at = f" at index {place[0]}" if place else ""
+            raise self._fault(lane, "not-finite", f"{what} is {values[lane, *place]}{at}")
 
     def _fault(self, i: int, code: str, message: str) -> EnvError:
         name = type(self.envs[i].unwrapped).__name__

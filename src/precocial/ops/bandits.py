@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -26,7 +26,7 @@ def bayes_optimum(pulls: int, arms: int) -> float | None:
 def _any_arms(pulls: int, arms: int) -> float:
     """Recursion on the multiset of counts, since arms are exchangeable."""
 
-    @lru_cache(maxsize=None)
+    @cache
     def value(counts: Counts, left: int) -> float:
         if left == 0:
             return 0.0

@@ -2,16 +2,18 @@
 
 STYLE = """
 :root { color-scheme: light dark;
-  --page: #f6f5f1; --card: #ffffff; --ink: #1d2830; --muted: #5c6a73; --rule: #dfe2df; --grid: #e9ebe8;
+  --page: #f6f5f1; --card: #ffffff; --ink: #1d2830; --muted: #5c6a73; --rule: #dfe2df;
+  --grid: #e9ebe8;
   --accent: #1f6fb2; --note: #fff6df; --note-rule: #d99a1c;
   --s0: #1f6fb2; --s1: #c75b12; --s2: #12806a; --s3: #9a4c95; --s4: #8a6d00; --s5: #2a93b5; }
 @media (prefers-color-scheme: dark) { :root {
-  --page: #12181c; --card: #1a2227; --ink: #e6eaeb; --muted: #9caab1; --rule: #2e3a41; --grid: #29343a;
+  --page: #12181c; --card: #1a2227; --ink: #e6eaeb; --muted: #9caab1; --rule: #2e3a41;
+  --grid: #29343a;
   --accent: #6fb7ee; --note: #2c2716; --note-rule: #d9a93c;
   --s0: #62b0ee; --s1: #f08c4b; --s2: #4cc3a2; --s3: #d293cd; --s4: #dcbf4a; --s5: #6fd3ea; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; }
 main { max-width: 1200px; margin: 0 auto; padding: 40px 24px 64px; }
 h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 6px; letter-spacing: -.01em; }
 h2 { font-size: 1.35rem; margin: 48px 0 14px; }
@@ -20,26 +22,29 @@ p { margin: 0 0 10px; }
 a { color: var(--accent); }
 code, pre { font: .86em/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 code { overflow-wrap: anywhere; }
-pre { background: var(--page); border: 1px solid var(--rule); border-radius: 6px; padding: 10px 12px;
-  margin: 6px 0 12px; overflow-x: auto; }
+pre { background: var(--page); border: 1px solid var(--rule); border-radius: 6px;
+  padding: 10px 12px; margin: 6px 0 12px; overflow-x: auto; }
 .sub, figcaption, .small { color: var(--muted); }
 .small, figcaption { font-size: .875rem; }
 figcaption { margin: 2px 0 0; }
-.card { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 18px 20px; }
-.findings { display: grid; gap: 16px; margin: 26px 0 0; grid-template-columns: repeat(auto-fill, minmax(min(100%, 265px), 1fr)); }
+.card { background: var(--card); border: 1px solid var(--rule); border-radius: 10px;
+  padding: 18px 20px; }
+.findings { display: grid; gap: 16px; margin: 26px 0 0;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 265px), 1fr)); }
 .finding { border-top: 4px solid var(--c); }
 .finding .name { font-weight: 600; }
-.finding .big { font-size: 1.55rem; font-weight: 600; font-variant-numeric: tabular-nums; margin: 6px 0 2px;
-  line-height: 1.25; }
+.finding .big { font-size: 1.55rem; font-weight: 600; font-variant-numeric: tabular-nums;
+  margin: 6px 0 2px; line-height: 1.25; }
 .finding .arrow { color: var(--muted); font-weight: 400; padding: 0 .15em; }
 .finding p { margin: 0; }
 .notes { list-style: none; margin: 20px 0 0; padding: 0; }
 .notes li { background: var(--note); border-left: 4px solid var(--note-rule); border-radius: 4px;
   padding: 8px 14px; margin: 0 0 8px; }
-.scroll { overflow-x: auto; padding: 6px 6px; margin-bottom: 16px; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--muted); font-size: .875rem; padding: 8px 12px; }
-th, td { padding: 9px 11px; text-align: right; white-space: nowrap; vertical-align: top; }
+.table { padding: 14px 12px 6px; margin-bottom: 16px; }
+.table p { margin: 0 8px 4px; }
+.scroll { overflow-x: auto; }
+table { font-size: .95rem; border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: 9px 8px; text-align: right; white-space: nowrap; vertical-align: top; }
 th { font-size: .82rem; font-weight: 600; color: var(--muted); vertical-align: bottom;
   border-bottom: 1px solid var(--rule); }
 tbody tr + tr td, tbody tr + tr th { border-top: 1px solid var(--grid); }
@@ -49,17 +54,21 @@ td .ci { display: block; color: var(--muted); font-size: .78rem; }
 td.strong { font-weight: 600; } td.strong .ci { font-weight: 400; }
 .dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%; background: var(--c);
   margin-right: .5em; }
-.charts { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); }
+.charts { display: grid; gap: 16px;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); }
 figure { margin: 0; display: flex; flex-direction: column; min-width: 0; }
 .plot { height: 350px; margin-top: 4px; flex: none; }
-.keys { display: flex; flex-wrap: wrap; gap: 2px 4px; margin: 8px 0 0 -8px; padding: 0; list-style: none; }
-.keys button { font: inherit; font-size: .84rem; color: inherit; background: none; border: 0; cursor: pointer;
+.keys { display: flex; flex-wrap: wrap; gap: 2px 4px; margin: 8px 0 0 -8px; padding: 0;
+  list-style: none; }
+.keys button { font: inherit; font-size: .84rem; color: inherit; background: none; border: 0;
+  cursor: pointer;
   padding: 2px 8px; border-radius: 5px; display: flex; align-items: center; gap: 7px; }
 .keys button:hover { background: var(--grid); }
 .keys button[aria-pressed=false] { opacity: .4; text-decoration: line-through; }
 .keys svg { width: 26px; height: 12px; flex: none; }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
-figure img { max-width: 100%; height: auto; margin: 12px auto; border-radius: 6px; background: #fff; }
+figure img { max-width: 100%; height: auto; margin: 12px auto; border-radius: 6px;
+  background: #fff; }
 dl { margin: 0; display: grid; grid-template-columns: max-content 1fr; gap: 8px 22px; }
 dt { font-weight: 600; } dd { margin: 0; }
 details { margin: 0 0 10px; padding: 12px 20px; }
@@ -70,7 +79,8 @@ details > :nth-child(2) { margin-top: 10px; }
   border-bottom: 1px solid var(--grid); padding: 3px 0; }
 .settings code:last-child { color: var(--muted); text-align: right; }
 footer { margin-top: 48px; }
-@media (max-width: 640px) { main { padding: 24px 14px 48px; } .card { padding: 14px; } h1 { font-size: 1.6rem; }
+@media (max-width: 640px) { main { padding: 24px 14px 48px; } .card { padding: 14px; }
+  h1 { font-size: 1.6rem; }
   dl { grid-template-columns: 1fr; gap: 2px; } dd { margin-bottom: 10px; } }
 @media print { body { background: #fff; } .card { break-inside: avoid; } }
 """
@@ -114,7 +124,8 @@ const draw = () => charts.forEach((chart, index) => {
     .map(button => button.dataset.group));
   const data = chart.data.map(trace => ({...trace, visible: !off.has(trace.legendgroup)}));
   const style = getComputedStyle(document.documentElement);
-  Plotly.react(plot, paint(data, style), paint(layout, style), {displayModeBar: false, responsive: true});
+  const config = {displayModeBar: false, responsive: true};
+  Plotly.react(plot, paint(data, style), paint(layout, style), config);
 });
 document.querySelectorAll(".keys button").forEach(button => button.addEventListener("click", () => {
   button.setAttribute("aria-pressed", button.getAttribute("aria-pressed") === "false");

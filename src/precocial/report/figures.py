@@ -18,12 +18,13 @@ from precocial.report.statistics import bootstrap_interval, interquartile_mean
 from precocial.report.words import decimals, number, plural
 
 Trace = dict[str, Any]
+Style = Literal["solid", "dash", "dot", "longdash", "mark", "ring", "block", "pale"]
 Members = Sequence[tuple[Group, Evaluation]]
 """Groups of one environment, each with an evaluation of the same kind."""
 
 NUM_COLOURS = 6
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
-REFERENCE_DASHES = {"optimum": "longdash", "oracle": "dash", "multi-task": "dot"}
+REFERENCE_DASHES: dict[str, Style] = {"optimum": "longdash", "oracle": "dash", "multi-task": "dot"}
 MOST_POINTS = 250
 """A training curve longer than this is averaged over neighbouring iterations."""
 MOST_DISTINCT = 6
@@ -36,7 +37,7 @@ class Key:
 
     label: str
     colour: str
-    style: Literal["solid", "dash", "dot", "longdash", "mark", "ring", "block", "pale"]
+    style: Style
     group: str
     """``legendgroup`` of the traces."""
 
@@ -70,24 +71,30 @@ def adaptation(members: Members) -> Chart:
             "x": x, "y": _round(s.iqm for s in e.stages), "name": name, "legendgroup": name,
             "mode": "lines+markers", "line": {"color": colour, "width": 2.5},
             "marker": {"symbol": _symbol(group), "size": 9 if len(x) <= 12 else 4, "color": colour},
-            "customdata": [f"{number(a, places)} to {number(b, places)}" for a, b in zip(low, high, strict=True)],
+            "customdata": [
+                f"{number(s.low, places)} to {number(s.high, places)}" for s in e.stages
+            ],
             "hovertemplate": "%{y} [%{customdata}]",
         }  # fmt: skip
         data += [band, line]
         keys.append(Key(name, colour, "solid", name))
     last = max(s.stage for _, e in members for s in e.stages)
+    places = decimals(s.iqm for _, e in members for s in e.stages)
     for label, name, value in reference_lines(members):
-        dash = REFERENCE_DASHES.get(name, "dashdot")
+        dash = REFERENCE_DASHES.get(name, "longdash")
         data.append({
             "x": [0, last], "y": _round([value, value]), "mode": "lines", "name": label,
             "line": {"color": "@muted", "width": 1.8, "dash": dash}, "legendgroup": label,
             "hovertemplate": "%{y}",
         })  # fmt: skip
-        style = "dash" if dash == "dash" else "dot" if dash == "dot" else "longdash"
-        keys.append(Key(f"{label} {number(value)}", "@muted", style, label))
-    ticks: dict[str, Any] = {}
+        keys.append(Key(f"{label} {number(value, places)}", "@muted", dash, label))
+    x_axis: dict[str, Any] = {
+        "title": {"text": f"{first.unit}s"},
+        "range": [-0.04 * last - 0.05, 1.04 * last + 0.05],
+        "zeroline": False,
+    }
     if last <= 12:
-        ticks = {
+        x_axis |= {
             "tickvals": list(range(last + 1)),
             "ticktext": ["before", *map(str, range(1, last + 1))],
         }
@@ -99,7 +106,7 @@ def adaptation(members: Members) -> Chart:
         keys,
         data,
         {
-            "xaxis": {"title": {"text": f"{first.unit}s"}, "range": [-0.04 * last - 0.05, 1.04 * last + 0.05], "zeroline": False} | ticks,
+            "xaxis": x_axis,
             "yaxis": {"title": {"text": "return"}},
             "hovermode": "x unified",
         },
@@ -160,12 +167,16 @@ def training(groups: Sequence[Group]) -> list[Chart]:
             charts.append(
                 Chart(
                     "Training curve" if prefix == "train" else "Validation curve",
-                    f"Mean return while training, on {what}. Solid: after adapting; dotted: before. "
-                    "Bold: mean over seeds; thin: each seed.",
+                    f"Mean return while training, on {what}. Solid: after adapting; dotted: "
+                    "before. Bold: mean over seeds; thin: each seed.",
                     keys,
                     data,
                     {
-                        "xaxis": {"title": {"text": "environment steps"}, "rangemode": "tozero", "tickformat": "~s"},
+                        "xaxis": {
+                            "title": {"text": "environment steps"},
+                            "rangemode": "tozero",
+                            "tickformat": "~s",
+                        },
                         "yaxis": {"title": {"text": "return"}},
                         "hovermode": "closest",
                     },
@@ -252,7 +263,6 @@ def before_after(members: Members) -> Chart:
         "line": {"color": "@muted", "width": 1.5, "dash": "dash"},
     }  # fmt: skip
     keys.append(Key("no change", "@muted", "dash", "no change"))
-    last = members[0][1].stages[-1].stage
     return Chart(
         "Every task, before and after",
         f"One point per {members[0][1].split} task, mean over seeds; above the dashed line, "
@@ -261,7 +271,7 @@ def before_after(members: Members) -> Chart:
         [diagonal, *data],
         {
             "xaxis": {"title": {"text": "return before adapting"}, "range": ends},
-            "yaxis": {"title": {"text": f"return after {_stage_phrase(members[0][1], last)}"}, "range": ends},
+            "yaxis": {"title": {"text": f"return {_after(members[0][1])}"}, "range": ends},
             "hovermode": "closest",
         },
     )  # fmt: skip
@@ -310,13 +320,17 @@ def _maps(members: Members, name: str) -> list[Chart]:
         charts.append(
             Chart(
                 f"Where the tasks lie{extra}",
-                f"Each {e.split} task at its {name}, coloured by the return after "
-                f"{_stage_phrase(e, e.stages[-1].stage)}, mean over seeds.",
+                f"Each {e.split} task at its {name}, coloured by the return {_after(e)}, mean "
+                "over seeds.",
                 [],
                 [trace],
                 {
                     "xaxis": {"title": {"text": f"{name}[0]"}, "zeroline": False},
-                    "yaxis": {"title": {"text": f"{name}[1]"}, "zeroline": False, "scaleanchor": "x"},
+                    "yaxis": {
+                        "title": {"text": f"{name}[1]"},
+                        "zeroline": False,
+                        "scaleanchor": "x",
+                    },
                     "hovermode": "closest",
                 },
             )
@@ -337,7 +351,7 @@ def _bars(members: Members, name: str) -> Chart:
             ends = [bootstrap_interval(row[None]) for row in rows]
             data.append({
                 "type": "bar", "name": key, "legendgroup": key,
-                "x": [f"{name} {number(float(v), 0 if float(v).is_integer() else 2)}" for v in distinct],
+                "x": [f"{name} {number(v, 0 if v.is_integer() else 2)}" for v in distinct.tolist()],
                 "y": _round(means),
                 "error_y": {
                     "type": "data", "symmetric": False, "thickness": 1.5, "color": "@ink",
@@ -351,8 +365,8 @@ def _bars(members: Members, name: str) -> Chart:
     e = members[0][1]
     return Chart(
         f"By {name}",
-        f"Interquartile mean return of the {e.split} tasks of each {name}, before adapting and after "
-        f"{_stage_phrase(e, e.stages[-1].stage)}; whiskers: 95 % bootstrap interval over the tasks drawn.",
+        f"Interquartile mean return of the {e.split} tasks of each {name}, before adapting and "
+        f"{_after(e)}; whiskers: 95 % bootstrap interval over the tasks drawn.",
         keys,
         data,
         {
@@ -380,8 +394,8 @@ def _against(members: Members, name: str) -> Chart:
     e = members[0][1]
     return Chart(
         f"By {name}",
-        f"Each {e.split} task at its {name}, mean over seeds: hollow before adapting, filled after "
-        f"{_stage_phrase(e, e.stages[-1].stage)}.",
+        f"Each {e.split} task at its {name}, mean over seeds: hollow before adapting, filled "
+        f"{_after(e)}.",
         keys,
         data,
         {
@@ -392,8 +406,9 @@ def _against(members: Members, name: str) -> Chart:
     )
 
 
-def _stage_phrase(e: Evaluation, stage: int) -> str:
-    return plural(stage, e.unit)
+def _after(e: Evaluation) -> str:
+    """When the last stage is: ``after 3 updates``."""
+    return f"after {plural(e.stages[-1].stage, e.unit)}"
 
 
 def _colour(group: Group) -> str:

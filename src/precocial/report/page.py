@@ -85,16 +85,21 @@ def _by_environment(groups: Sequence[Group]) -> dict[str, list[Group]]:
 
 
 def _title(groups: Sequence[Group]) -> str:
-    return f"{listed(g.algo for g in groups)} on {listed(g.env for g in groups)}"
+    algos, envs = (
+        list(dict.fromkeys(x)) for x in zip(*((g.algo, g.env) for g in groups), strict=True)
+    )
+    if len(algos) <= 3 and len(envs) <= 2:
+        return f"{listed(algos)} on {listed(envs)}"
+    families = f"{len(envs)} task families" if len(envs) > 1 else envs[0]
+    return f"{plural(len(algos), 'algorithm')} on {families}"
 
 
 def _header(groups: Sequence[Group]) -> str:
     num = sum(len(g.runs) for g in groups)
-    env = plural(len({g.env for g in groups}), "task family").replace("familys", "families")
     return (
         f"<header><h1>{escape(_title(groups))}</h1>\n"
-        f'<p class="sub">How well they adapt to tasks they have not met: {plural(num, "run")}, '
-        f"{plural(len(groups), 'setting')}, {env}.</p></header>"
+        f'<p class="sub">Adapting to unseen tasks: {plural(num, "run")} of '
+        f"{escape(listed(g.algo for g in groups))}.</p></header>"
     )
 
 
@@ -217,7 +222,7 @@ def _table(unit: str, rows: list[tuple[Group, Evaluation | None]]) -> str:
     phrases = {figures.tasks_phrase(e) for e in evaluations}
     columns: list[Column] = []
     if len(phrases) > 1:
-        columns.append(("tasks", lambda g, e: figures.tasks_phrase(e) if e else MISSING, "text"))
+        columns.append(("tasks", _tasks_cell, "text"))
     columns += [
         ("seeds", _seeds, ""),
         ("env steps<br>per seed", lambda g, e: count(_average([r.env_steps for r in g.runs])), ""),
@@ -230,14 +235,13 @@ def _table(unit: str, rows: list[tuple[Group, Evaluation | None]]) -> str:
     if last:
         columns.append(("gain", _gain_cell, ""))
     if any(e.trial_mean is not None for e in evaluations):
-        columns.append(("whole<br>trial", _optional(lambda e: e.trial_mean), ""))
+        columns.append(("whole<br>trial", _trial_cell, ""))
     if any(e.success_rate is not None for e in evaluations):
         columns.append(("success", _success_cell, ""))
-    for name in dict.fromkeys(
-        n for n in ("oracle", "multi-task", "optimum", *(k for e in evaluations for k in e.references))
-        if any(math.isfinite(figures.reference_value(e, n)) for e in evaluations)
-    ):  # fmt: skip
-        columns.append((escape(name), _reference_cell(name), ""))
+    named = (name for e in evaluations for name in e.references)
+    for name in dict.fromkeys(("oracle", "multi-task", "optimum", *named)):
+        if any(math.isfinite(figures.reference_value(e, name)) for e in evaluations):
+            columns.append((escape(name), _reference_cell(name), ""))
     head = "".join(f'<th scope="col" class="{css}">{title}</th>' for title, _, css in columns)
     body = []
     for group, e in rows:
@@ -246,11 +250,15 @@ def _table(unit: str, rows: list[tuple[Group, Evaluation | None]]) -> str:
         body.append(f'<tr><th scope="row" class="text">{dot}{escape(group.label)}</th>{cells}</tr>')
     where = f" on {phrases.pop()}" if len(phrases) == 1 else ""
     return (
-        f'<div class="card scroll"><table><caption>Return{where}: interquartile mean, and its 95 % '
-        "bootstrap interval below.</caption>"
+        f'<div class="card table"><p class="small">Return{where}: interquartile mean, and its 95 % '
+        'bootstrap interval below.</p>\n<div class="scroll" tabindex="0"><table aria-label="Results">'
         f'<thead><tr><th scope="col" class="text">algorithm</th>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
+        f"<tbody>{''.join(body)}</tbody></table></div></div>"
     )
+
+
+def _tasks_cell(group: Group, e: Evaluation | None) -> str:
+    return figures.tasks_phrase(e).replace(" tasks", "") if e else MISSING
 
 
 def _seeds(group: Group, e: Evaluation | None) -> str:
@@ -279,16 +287,15 @@ def _success_cell(group: Group, e: Evaluation | None) -> str:
     return MISSING if not e or e.success_rate is None else f"{100 * e.success_rate:.0f} %"
 
 
+def _trial_cell(group: Group, e: Evaluation | None) -> str:
+    return MISSING if not e or e.trial_mean is None else number(e.trial_mean)
+
+
 def _reference_cell(name: str) -> Callable[[Group, Evaluation | None], str]:
-    return _optional(lambda e: figures.reference_value(e, name))
-
-
-def _optional(
-    value: Callable[[Evaluation], float | None],
-) -> Callable[[Group, Evaluation | None], str]:
     def cell(group: Group, e: Evaluation | None) -> str:
-        known = value(e) if e else None
-        return MISSING if known is None else number(known)
+        value = figures.reference_value(e, name) if e else math.nan
+        alike = [s.iqm for s in e.stages] if e and e.trial_mean is None else [value]
+        return number(value, decimals(alike))
 
     return cell
 
@@ -370,7 +377,8 @@ def _animation(group: Group) -> str:
         content = f'<img src="data:image/gif;base64,{data}" alt="{escape(alt)}">'
     return (
         f'<figure class="card"><h3>Watch it adapt: {escape(group.label)}</h3>{content}'
-        f"<figcaption>From <code>{escape(path.name)}</code> in the run folder.</figcaption></figure>"
+        f"<figcaption>From <code>{escape(path.name)}</code> in the run folder.</figcaption>"
+        "</figure>"
     )
 
 
@@ -405,8 +413,8 @@ def _reading(groups: Sequence[Group]) -> str:
         words["whole trial"] = "Sum over all stages of a trial, mean over tasks."
     meanings = {
         "oracle": "A policy that is told the task; what adapting could reach at best.",
-        "multi-task": "One policy trained on all tasks and blind to which one it faces; what can be "
-        "had without adapting.",
+        "multi-task": "One policy trained on all tasks and blind to which one it faces; what can "
+        "be had without adapting.",
         "scratch": "An untrained policy, adapted in the same way.",
         "optimum": "The best expected return that the family itself knows of, of a whole trial "
         "where stages form one; a mean over tasks.",
@@ -423,8 +431,9 @@ def _settings(groups: Sequence[Group]) -> str:
     for group in groups:
         config = group.runs[0].config
         made = config.get("precocial") or {}
+        commit = made.get("commit") or "unknown"
         facts = [
-            ("trained with", f"precocial {made.get('version', '?')}, commit {made.get('commit') or 'unknown'}"),
+            ("trained with", f"precocial {made.get('version', '?')}, commit {commit}"),
             ("seeds", ", ".join(str(run.seed) for run in group.runs)),
             ("machine", str(config.get("machine", "unknown"))),
         ]  # fmt: skip
@@ -471,5 +480,5 @@ def _eval_command(group: Group, e: Evaluation) -> str:
     many = f"--updates {stages}" if e.unit == "update" else f"--episodes {stages + 1}"
     extra = (" --greedy" if e.greedy else "") + (f" --seed {e.eval_seed}" if e.eval_seed else "")
     extra += f" --checkpoint {e.checkpoint}" if e.checkpoint != "last" else ""
-    lanes = f" --lanes {e.lanes}" if e.lanes else ""
-    return f"precocial eval {group.folder} --split {e.split} --tasks {e.num_tasks}{lanes} {many}{extra}"
+    size = f"--tasks {e.num_tasks}" + (f" --lanes {e.lanes}" if e.lanes else "")
+    return f"precocial eval {group.folder} --split {e.split} {size} {many}{extra}"

@@ -119,7 +119,7 @@ class Group:
     ignored: list[str]
     """What was found and is not shown, with the reason."""
     colour: int
-    """Index into the page's series colours."""
+    """Index into the page's series colours; equal labels share one."""
     animation: Path | None
 
     @property
@@ -158,10 +158,10 @@ def read_groups(folders: Sequence[Path]) -> list[Group]:
         key = (config["algo"], config["env"], str(config.get("preset")), _settings_key(config))
         members.setdefault(key, []).append(run)
     groups = []
-    for colour, runs in enumerate(members.values()):
+    for runs in members.values():
         runs.sort(key=lambda run: run.seed)
         evaluations, ignored = _evaluations(runs)
-        groups.append(Group("", runs, evaluations, ignored, colour, _animation(runs)))
+        groups.append(Group("", runs, evaluations, ignored, 0, _animation(runs)))
     return _labelled(groups)
 
 
@@ -242,7 +242,8 @@ def _labelled(groups: list[Group]) -> list[Group]:
         differing = [k for k in own if any(f.get(k) != own[k] for f in flat)]
         notes = [f"{k.partition('.')[2]} {own[k]}" for k in differing[:3]]
         labelled.append(replace(group, label=", ".join([name, *notes])))
-    return labelled
+    colours = list(dict.fromkeys(group.label for group in labelled))
+    return [replace(group, colour=colours.index(group.label)) for group in labelled]
 
 
 def _evaluations(runs: list[Run]) -> tuple[list[Evaluation], list[str]]:

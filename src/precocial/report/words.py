@@ -11,7 +11,7 @@ MISSING = "–"  # noqa: RUF001  an en dash, as tables use it
 def decimals(values: Iterable[float]) -> int:
     """Decimals that show about three digits of the largest of ``values``."""
     top = max((abs(v) for v in values if math.isfinite(v)), default=0.0)
-    return 0 if top >= 1000 else 1 if top >= 10 else 2 if top >= 1 else 3
+    return 0 if top >= 100 else 1 if top >= 10 else 2 if top >= 1 else 3
 
 
 def number(value: float, places: int | None = None, *, sign: bool = False) -> str:

@@ -262,9 +262,9 @@ class MujocoTaskEnv:
         self.close()
         new = ExactSimulator if self.cfg.exact else FastSimulator
         self.simulator = new(self.model, num, self.threads)
-        self.state = np.empty((num, self.rest.size))
-        self.control = np.empty((num, self.frame_skip, self.model.nu))
-        self.frames = np.empty((num, self.frame_skip, self.rest.size))
+        self.state: State = np.empty((num, self.rest.size))
+        self.control: Array = np.empty((num, self.frame_skip, self.model.nu))
+        self.frames: Array = np.empty((num, self.frame_skip, self.rest.size))
 
     def _restart(self, ended: Bool[Array, "n e"]) -> None:
         """Put the lanes where ``ended`` at the start of an episode."""

@@ -1,0 +1,269 @@
+"""Runs: exact resume, kill -9, damaged files, numbers that are not finite."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+
+import precocial
+from precocial import checkpoint
+from precocial.seeding import derive, generator
+from precocial.tracker import read_rows
+from precocial.training import Loop, create_folder, plan, read_plan, run
+from precocial.types import UserError
+
+SMALL = {
+    "num_tasks": 3, "episodes_per_task": 3, "hidden": (8,), "env_horizon": 10, "eval_tasks": 3,
+    "eval_every": 2, "save_every": 2, "quiet": True,
+}  # fmt: skip
+
+
+def numbers(folder):
+    """Metrics without what may differ between equal runs."""
+    rows = read_rows(folder / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+
+
+def test_same_seed_same_run_and_another_seed_another(tmp_path):
+    runs = [
+        precocial.train("maml", "point-nav", iterations=3, seed=s, out=tmp_path / n, **SMALL)
+        for n, s in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    a, b, c = map(numbers, runs)
+    assert a == b
+    assert a != c
+    assert len(a) == 3
+    assert {"iteration", "env_steps", "train/episode_reward_mean_adapt_1"} <= set(a[0])
+
+
+@pytest.mark.parametrize("algo", ["maml", "promp", "reptile", "oracle"])
+def test_stopping_and_resuming_equals_never_stopping(algo, tmp_path):
+    whole = precocial.train(algo, "point-nav", iterations=5, out=tmp_path / "whole", **SMALL)
+    part = precocial.train(algo, "point-nav", iterations=3, out=tmp_path / "part", **SMALL)
+    run(part, iterations=5, quiet=True)
+    assert numbers(whole) == numbers(part)
+    assert read_plan(part).run.iterations == 5
+    a, b = (checkpoint.load(f / "checkpoint" / "last.safetensors") for f in (whole, part))
+    assert json.dumps(a["algorithm"], default=lambda t: t.tolist()) == json.dumps(
+        b["algorithm"], default=lambda t: t.tolist()
+    )
+
+
+def test_kill_minus_nine_at_any_moment(tmp_path):
+    """A real process, killed at several moments and resumed until it is through."""
+    flags = [
+        "--iterations", "30", "--num-tasks", "3", "--episodes-per-task", "3", "--hidden", "8",
+        "--env-horizon", "10", "--eval-tasks", "3", "--eval-every", "4", "--save-every", "3",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "precocial.cli", "train"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(*args):
+        return subprocess.Popen(
+            [*command, *args], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+        )
+
+    straight = start("maml", "--out", str(tmp_path / "straight"), *flags)
+    assert straight.wait(120) == 0
+    straight.stderr.close()
+
+    broken, kills = tmp_path / "broken", 0
+    process = start("maml", "--out", str(broken), *flags)
+    for rows in (1, 8, 17):
+        while process.poll() is None and len(read_rows(broken / "metrics.jsonl")) < rows:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+        kills += process.returncode == -signal.SIGKILL
+        process = start("--resume", str(broken))
+    assert process.wait(120) == 0, process.stderr.read().decode()
+    process.stderr.close()
+    assert kills >= 2
+    assert numbers(broken) == numbers(tmp_path / "straight")
+
+
+def test_a_run_is_resumable_from_the_moment_its_folder_exists(tmp_path):
+    p = plan("maml", "point-nav", iterations=2, **{k: v for k, v in SMALL.items() if k != "quiet"})
+    create_folder(p, tmp_path / "r", overwrite=False)
+    run(tmp_path / "r", quiet=True)
+    assert len(numbers(tmp_path / "r")) == 2
+
+
+def test_a_folder_that_exists_is_refused_or_replaced(tmp_path):
+    out = precocial.train("scratch", "point-nav", out=tmp_path / "r", **SMALL)
+    with pytest.raises(UserError, match=r"exists; continue it with --resume"):
+        precocial.train("scratch", "point-nav", out=out, **SMALL)
+    precocial.train("maml", "point-nav", iterations=1, out=out, overwrite=True, **SMALL)
+    assert yaml.safe_load((out / "config.yaml").read_text())["algo"] == "maml"
+
+
+def test_env_steps_limit_a_run(tmp_path):
+    out = precocial.train("maml", "point-nav", env_steps=400, out=tmp_path / "r", **SMALL)
+    steps = [row["env_steps"] for row in numbers(out)]
+    assert steps[-1] >= 400 > steps[-2]
+
+
+def test_evaluation_changes_nothing_that_training_reads(tmp_path):
+    without = precocial.train(
+        "maml", "point-nav", iterations=4, out=tmp_path / "a", **{**SMALL, "eval_every": 0}
+    )
+    checked = precocial.train("maml", "point-nav", iterations=4, out=tmp_path / "b", **SMALL)
+    strip = [{k: v for k, v in r.items() if not k.startswith("valid/")} for r in numbers(checked)]
+    assert strip == numbers(without)
+    precocial.evaluate(without, tasks=3)
+    run(without, iterations=6, quiet=True)
+    run(checked, iterations=6, quiet=True)
+    assert (
+        numbers(without)[-1]["train/episode_reward_mean"]
+        == (numbers(checked)[-1]["train/episode_reward_mean"])
+    )
+
+
+# ---- checkpoints ----------------------------------------------------------------------------
+
+
+def some_state():
+    return {"w": torch.arange(3.0), "deep": {0: torch.zeros(()), "list": [1, "x", None, 2.5]}}
+
+
+def test_checkpoint_round_trip(tmp_path):
+    checkpoint.save(tmp_path / "c", some_state())
+    back = checkpoint.load(tmp_path / "c")
+    assert torch.equal(back["w"], torch.arange(3.0))
+    assert back["deep"][0].shape == ()
+    assert back["deep"]["list"] == [1, "x", None, 2.5]
+    assert b"pickle" not in (tmp_path / "c").read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["truncate", "edit tensor", "edit header", "empty", "other"])
+def test_a_damaged_checkpoint_gives_one_clear_line(damage, tmp_path):
+    path = tmp_path / "c"
+    checkpoint.save(path, some_state())
+    data = path.read_bytes()
+    path.write_bytes({
+        "truncate": data[:-3],
+        "edit tensor": data[:-1] + bytes([data[-1] ^ 1]),
+        "edit header": data.replace(b"2.5", b"9.5"),
+        "empty": b"",
+        "other": b"not a checkpoint at all, but long enough",
+    }[damage])  # fmt: skip
+    with pytest.raises(UserError, match="damaged") as caught:
+        checkpoint.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "c"
+    checkpoint.save(path, some_state())
+    good = path.read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        checkpoint.save(path, {"w": torch.ones(9)})
+    assert path.read_bytes() == good
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# ---- numbers that are not finite ------------------------------------------------------------
+
+
+def loop(tmp_path, **kwargs):
+    options = {k: v for k, v in {**SMALL, **kwargs}.items() if k != "quiet"}
+    create_folder(plan("maml", "point-nav", **options), tmp_path / "r", overwrite=False)
+    return Loop(read_plan(tmp_path / "r"), tmp_path / "r", quiet=True)
+
+
+def spoil(one, at):
+    """Make the iterations in ``at`` end with a NaN parameter."""
+    inner, count = one.algorithm.meta_update, iter(range(1000))
+
+    def spoiled(env, tasks, rng):
+        metrics = inner(env, tasks, rng)
+        if next(count) in at:
+            with torch.no_grad():
+                next(one.algorithm.policy.parameters()).fill_(float("nan"))
+        return metrics
+
+    one.algorithm.meta_update = spoiled
+
+
+def test_an_iteration_that_is_not_finite_is_skipped_and_counted(tmp_path):
+    one = loop(tmp_path, iterations=4)
+    spoil(one, {1, 2})
+    one.run()
+    rows = numbers(tmp_path / "r")
+    assert [row.get("loss/skipped", 0) for row in rows] == [0, 1, 1, 0]
+    state = checkpoint.load(tmp_path / "r" / "checkpoint" / "last.safetensors")
+    assert torch.isfinite(state["algorithm"]["policy"]["weight_0"]).all()
+
+
+def test_three_in_a_row_stop_the_run_with_advice_and_a_good_checkpoint(tmp_path):
+    one = loop(tmp_path, iterations=9)
+    spoil(one, {2, 3, 4})
+    with pytest.raises(UserError, match="try a smaller --inner-lr"):
+        one.run()
+    state = checkpoint.load(tmp_path / "r" / "checkpoint" / "last.safetensors")
+    assert torch.isfinite(state["algorithm"]["policy"]["weight_0"]).all()
+    run(tmp_path / "r", quiet=True)
+    assert len(numbers(tmp_path / "r")) == 9
+
+
+def test_ctrl_c_saves_the_state_before_the_broken_iteration(tmp_path):
+    one = loop(tmp_path, iterations=6, save_every=100)
+    inner, count = one.algorithm.meta_update, iter(range(100))
+
+    def interrupted(env, tasks, rng):
+        metrics = inner(env, tasks, rng)
+        if next(count) == 3:
+            raise KeyboardInterrupt
+        return metrics
+
+    one.algorithm.meta_update = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        one.run()
+    run(tmp_path / "r", quiet=True)
+    straight = precocial.train("maml", "point-nav", iterations=6, out=tmp_path / "s", **SMALL)
+    assert numbers(tmp_path / "r") == numbers(straight)
+
+
+# ---- the plan -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("algo", "env"), [("maml", "bandit"), ("oracle", "cart-pole"), ("promp", "half-cheetah-dir")]
+)
+def test_a_plan_survives_its_folder(algo, env, tmp_path):
+    p = plan(algo, env, seed=4)
+    create_folder(p, tmp_path / "r", overwrite=False)
+    assert read_plan(tmp_path / "r") == p
+
+
+def test_a_broken_config_is_one_clear_line(tmp_path):
+    folder = precocial.train("scratch", "point-nav", out=tmp_path / "r", **SMALL)
+    for text in ("", ": : :", "algo: maml", "[1, 2]"):
+        (folder / "config.yaml").write_text(text)
+        with pytest.raises(UserError):
+            read_plan(folder)
+    shutil.rmtree(folder)
+    with pytest.raises(UserError, match="no run folder"):
+        read_plan(folder)
+
+
+def test_seeds_of_different_places_are_independent():
+    places = [("a", 0), ("a", 1), ("b", 0)]
+    draws = [torch.rand(3, generator=generator(0, *p)) for p in places]
+    assert len({tuple(d.tolist()) for d in draws}) == 3
+    assert derive(1, "a") != derive(2, "a")
+    with pytest.raises(ValueError, match="seed is -1"):
+        derive(-1, "a")
