@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Float  # noqa: F401  (annotations are checked while tests run)
 
 from precocial.algos import ALGOS, build
-from precocial.algos.gradient import Batch, GradientConfig, adapt_through, inner_update, score
+from precocial.algos.gradient import Batch, GradientConfig, policy_losses, score
 from precocial.algos.maml import MAML, FisherProduct, MAMLConfig
 from precocial.envs.point_nav import PointNav, PointNavConfig
 from precocial.nets.mlp import Policy
 from precocial.ops import distributions, params
+from precocial.ops.adaptation import adapt, inner_update
 from precocial.rollout import collect
 from precocial.types import EnvSpec
 
@@ -107,10 +108,10 @@ def meta_gradient(estimator, horizon, steps, task, *, first_order=False):
     supports, phi = [], params.expand(theta, 1)
     for _ in range(steps):
         supports.append(weighted_support(policy, params.detach(phi), mdp, cfg))
-        phi = inner_update(policy, phi, supports[-1], cfg, lr, second_order=False)
-    adapted = adapt_through(
-        policy, params.expand(theta, 1), supports, cfg, second_order=not first_order
-    )
+        [loss] = policy_losses(policy, supports[-1:], cfg)
+        phi = inner_update(loss, phi, lr, second_order=False)
+    losses = policy_losses(policy, supports, cfg)
+    adapted = adapt(losses, params.expand(theta, 1), lr, second_order=not first_order)
     gain = mdp.expected_return(table(policy, {k: v[0] for k, v in adapted.items()}))
     ours = params.flatten(
         dict(zip(theta, torch.autograd.grad(gain, list(theta.values())), strict=True))
@@ -172,28 +173,17 @@ def test_bias_of_the_estimators_is_known_and_printed(double, capsys):
 
 
 @pytest.mark.parametrize("first_order", [False, True])
-def test_quadratic_losses_have_the_closed_form_meta_gradient(double, first_order, monkeypatch):
+def test_quadratic_losses_have_the_closed_form_meta_gradient(double, first_order):
     # L_i = |theta - c_i|^2 / 2: phi = theta - alpha (theta - c), so the meta-gradient is
     # (1 - alpha)^2 (theta - mean c), first-order (1 - alpha) (theta - mean c).
-    from precocial.algos import gradient
-
     centres, alpha = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), 0.3
-    monkeypatch.setattr(
-        gradient, "inner_loss",
-        lambda policy, phi, batch, cfg: 0.5 * (phi["x"] - batch.obs[:, 0]).square().sum(1),
-    )  # fmt: skip
     theta = {"x": torch.tensor([1.0, -2.0, 0.5], requires_grad=True)}
-    cfg = GradientConfig(inner_lr=alpha)
-    nothing = torch.zeros(4, 1)
-    batch = Batch(
-        centres[:, None], nothing, {}, nothing, nothing, nothing[..., None], nothing[..., None],
-        nothing[..., None], nothing[..., None],
-    )  # fmt: skip
-    phi = adapt_through(
-        linear_policy(), params.expand(theta, 4), [batch], cfg, second_order=not first_order
-    )
-    outer = 0.5 * (phi["x"] - centres).square().sum(1).mean()
-    ours = torch.autograd.grad(outer, theta["x"])[0]
+
+    def loss(phi):
+        return 0.5 * (phi["x"] - centres).square().sum(1)
+
+    phi = adapt([loss], params.expand(theta, 4), alpha, second_order=not first_order)
+    ours = torch.autograd.grad(loss(phi).mean(), theta["x"])[0]
     power = 1 if first_order else 2
     assert torch.allclose(ours, (1 - alpha) ** power * (theta["x"] - centres.mean(0)))
 
@@ -213,8 +203,13 @@ def support(n=6, e=4, seed=0, cfg=None, horizon=10):
 def test_adapted_parameters_do_not_depend_on_the_other_tasks():
     maml, _, _, stages = support()
     batch, cfg = stages.batches[0], maml.cfg
-    phi = params.expand(maml.policy.theta, 6)
-    together = inner_update(maml.policy, phi, batch, cfg, 0.1, second_order=False)
+
+    def updated(data):
+        [loss] = policy_losses(maml.policy, [data], cfg)
+        phi = params.expand(maml.policy.theta, data.obs.shape[0])
+        return inner_update(loss, phi, 0.1, second_order=False)
+
+    together = updated(batch)
     order = torch.tensor([3, 1, 2, 0, 5, 4])
     other = Batch(
         *[
@@ -222,11 +217,7 @@ def test_adapted_parameters_do_not_depend_on_the_other_tasks():
             for x in batch
         ]
     )
-    permuted = inner_update(maml.policy, phi, other, cfg, 0.1, second_order=False)
-    alone = inner_update(
-        maml.policy, params.expand(maml.policy.theta, 1), batch.select(slice(0, 1)), cfg, 0.1,
-        second_order=False,
-    )  # fmt: skip
+    permuted, alone = updated(other), updated(batch.select(slice(0, 1)))
     for k in together:
         assert torch.equal(together[k][order], permuted[k])
         assert torch.equal(together[k][:1], alone[k])
@@ -235,7 +226,8 @@ def test_adapted_parameters_do_not_depend_on_the_other_tasks():
 def test_inner_rate_zero_is_the_identity():
     maml, _, _, stages = support()
     phi = params.expand(maml.policy.theta, 6)
-    new = inner_update(maml.policy, phi, stages.batches[0], maml.cfg, 0.0, second_order=False)
+    [loss] = policy_losses(maml.policy, stages.batches[:1], maml.cfg)
+    new = inner_update(loss, phi, 0.0, second_order=False)
     assert all(torch.equal(new[k], phi[k]) for k in phi)
 
 
@@ -255,7 +247,8 @@ def test_fisher_product_is_the_hessian_of_the_kl_through_the_adaptation(double):
     maml.policy.double()
     *supports, query = stages.batches
     theta = params.detach(maml.policy.theta)
-    phi = adapt_through(maml.policy, params.expand(theta, 2), supports, cfg, second_order=False)
+    losses = policy_losses(maml.policy, supports, cfg)
+    phi = adapt(losses, params.expand(theta, 2), cfg.inner_lr, second_order=False)
     query = query._replace(dist=distributions_of(maml, phi, query))
 
     def divergence(vector):

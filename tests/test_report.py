@@ -19,6 +19,7 @@ from precocial.report import write_report
 from precocial.report.figures import adaptation, before_after, by_task, training
 from precocial.report.runs import read_groups, read_rows
 from precocial.report.statistics import bootstrap_interval, interquartile_mean
+from precocial.report.words import count, duration, listed, number, plural
 
 LEVELS = {
     "point-nav": (-40.0, -10.8, -3.7, -3.1),
@@ -364,3 +365,27 @@ def test_wrong_input_is_one_line(tmp_path, given):
         write_report(runs, out)
     assert "\n" not in str(caught.value) and re.search("expected|restore", str(caught.value))
     assert not out.exists()
+
+
+def test_numbers_as_people_read_them():
+    assert [number(v) for v in (-41.23, 151.4, 6.657, 0.5, -0.0001, float("nan"))] == [
+        "−41.2", "151", "6.66", "0.500", "0.000", "–",
+    ]  # fmt: skip
+    assert number(37.2, sign=True) == "+37.2" and number(-12345.0) == "−12\u202f345"
+    assert [count(v) for v in (950, 80_000, 1.6e7)] == ["950", "80 k", "16 M"]
+    assert [duration(v) for v in (4.25, 48, 252, 12_000)] == [
+        "4.2 s",
+        "48 s",
+        "4 min 12 s",
+        "3 h 20 min",
+    ]
+    assert (
+        listed(["a", "b", "a", "c"]) == "a, b and c"
+        and plural(20_000, "task") == "20\u202f000 tasks"
+    )
+
+
+def test_groups_on_different_numbers_of_tasks_say_so(tmp_path):
+    a = make_run(tmp_path / "a", scores=scores_of("point-nav", num_tasks=40))
+    b = make_run(tmp_path / "b", "promp", scores=scores_of("point-nav", num_tasks=60))
+    assert "40 or 60 test tasks" in report(tmp_path, a, b)

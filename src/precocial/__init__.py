@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from precocial.envs.registration import register_all
+
 __version__ = "0.1.0"
 __all__ = ["UserError", "__version__", "evaluate", "load", "load_agent", "train"]
 
@@ -22,3 +24,6 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'precocial' has no attribute {name!r}")
+
+
+register_all()  # every family is also a Gymnasium environment: precocial/PointNav-v0, ...

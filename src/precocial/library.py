@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from precocial import checkpoint
+from precocial.algos import ALGOS
 from precocial.evaluation import Curve, adaptation_curve, summarise
 from precocial.rollout import collect
 from precocial.seeding import generator
@@ -44,6 +45,11 @@ class Trained:
             lanes: Episodes in parallel per task (E).
             seed: Of its exploration.
         """
+        if ALGOS[self.plan.algo].sees_task:
+            raise UserError(
+                f"{self.plan.algo} needs the task's numbers in its observation, which no loop of "
+                "yours has; load a run of another algorithm"
+            )
         rng = generator(seed, "agent", device=self.plan.run.device)
         inner = self.algorithm.learner(num_tasks, lanes, rng)
         return Agent(self, inner, num_tasks, lanes)
@@ -63,16 +69,16 @@ class Agent:
     def act(self, obs: Any, *, explore: bool = True) -> Any:
         """An action in the environment's units; ``explore=False`` for the most likely one."""
         self.raw = self.inner.act(self.encode(obs), explore=explore)
-        spec = self.trained.env.spec
-        if spec.action_kind == "discrete":
-            start = getattr(self.trained.env, "action_start", 0)
-            action = self.raw.cpu().numpy() + start
+        env = self.trained.env
+        if env.spec.action_kind == "discrete":
+            action = self.raw.cpu().numpy() + getattr(env, "action_start", 0)
             return int(action[0, 0]) if self.axes == (1, 1) else action
-        raw = self.raw / getattr(self.trained.env, "action_scale", 1.0)
-        low, high = (
-            torch.tensor(b, device=raw.device) for b in (spec.action_low, spec.action_high)
-        )
-        action = torch.lerp(low, high, (raw.clamp(-1, 1) + 1) / 2).cpu().numpy()
+        unit = self.raw.cpu() / getattr(self.trained.plan.env_config, "action_scale", 1.0)
+        low, high = torch.tensor(env.spec.action_low), torch.tensor(env.spec.action_high)
+        action = torch.lerp(low, high, (unit.clamp(-1, 1) + 1) / 2).numpy()
+        space = getattr(env, "action_space", None)  # of a user's environment
+        if space is not None:
+            action = action.astype(space.dtype).reshape(*self.axes, *space.shape)
         return action[0, 0] if self.axes == (1, 1) else action
 
     def observe(self, next_obs: Any, reward: Any, terminated: Any, truncated: Any) -> None:

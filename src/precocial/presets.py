@@ -37,6 +37,8 @@ _NAV_PAPER: dict[str, Any] = {
 }  # fmt: skip
 
 
+_POLE: dict[str, Any] = {"num_tasks": 20, "episodes_per_task": 10, "inner_lr": 0.5}
+_PENDULUM: dict[str, Any] = {"num_tasks": 20, "episodes_per_task": 10}
 _CHEETAH: dict[str, Any] = {"num_tasks": 20}
 _SCALE: dict[str, Any] = {"action_scale": 10.0}
 """ProMP's convention, on which its inner rate of 0.1 depends."""
@@ -59,6 +61,10 @@ PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
         "n10-k5": _bandit(10, 5, 300),
         "n100-k5": _bandit(100, 5, 300),
     },
+    ("maml", "cart-pole"): {"default": Preset(40, _POLE)},
+    ("promp", "cart-pole"): {"default": Preset(40, _POLE | {"outer_lr": 3e-3})},
+    ("maml", "pendulum-mass"): {"default": Preset(100, _PENDULUM)},
+    ("promp", "pendulum-mass"): {"default": Preset(100, _PENDULUM)},
     ("maml", "half-cheetah-dir"): {"default": Preset(250, _CHEETAH, _SCALE)},
     ("maml", "half-cheetah-vel"): {"default": Preset(250, _CHEETAH, _SCALE)},
     ("promp", "half-cheetah-dir"): {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from PIL import Image, ImageDraw
 
 from precocial.envs.picture import PALETTE, font
@@ -149,18 +149,33 @@ def _wrapped(label: str, width: int) -> list[str]:
 
 
 def _write_gif(frames: list[UInt8[np.ndarray, "h w 3"]], out: Path, fps: int) -> None:
-    """One palette for all frames: smaller, and no flicker."""
+    """One palette for all frames: the commonest colours as they are, and a spread of the rest."""
     sample = np.concatenate(frames[:: max(1, len(frames) // 8)] + frames[-1:])
-    palette = Image.fromarray(sample).quantize(128, method=Image.Quantize.MEDIANCUT, kmeans=2)
-    images = [
-        Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
-        for frame in frames
-    ]
+    codes, counts = np.unique(_codes(sample), return_counts=True)
+    exact = np.sort(codes[np.argsort(-counts)[:128]])
+    palette = Image.new("P", (1, 1))
+    spread = Image.fromarray(sample).quantize(128, method=Image.Quantize.MEDIANCUT).getpalette()
+    colours = np.stack([exact >> 16, exact >> 8 & 255, exact & 255], 1)
+    palette.putpalette([*colours.ravel().tolist(), *(spread or [])])
+    images = []
+    for frame in frames:
+        # Pillow takes a neighbour of a palette colour for the colour itself, so we look those up.
+        near = np.array(Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE))
+        places = np.searchsorted(exact, _codes(frame)).clip(max=len(exact) - 1)
+        known = exact[places] == _codes(frame)
+        image = Image.fromarray(np.where(known, places, near).astype(np.uint8))
+        image.putpalette(palette.getpalette() or [])
+        images.append(image)
     wait = max(20, 10 * round(100 / fps))  # browsers slow anything below 20 ms down to 100
     images[0].save(
         out, save_all=True, append_images=images[1:], loop=0, optimize=True,
         duration=[wait] * (len(images) - 1) + [round(1000 * HOLD_S)],
     )  # fmt: skip
+
+
+def _codes(frame: UInt8[np.ndarray, "h w 3"]) -> Int64[np.ndarray, "h w"]:
+    """Each colour as one number."""
+    return frame.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
 
 
 def _write_mp4(frames: list[UInt8[np.ndarray, "h w 3"]], out: Path, fps: int) -> None:

@@ -11,6 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,9 +20,10 @@ from torch import Tensor
 
 from precocial.nets.baseline import advantages
 from precocial.nets.mlp import Activation, Policy
+from precocial.ops.adaptation import TaskLoss, inner_update
 from precocial.ops.distributions import Dist, log_prob, mode, sample
 from precocial.ops.losses import dice_loss, likelihood_ratio_loss, policy_gradient_loss
-from precocial.ops.params import detach, expand, sgd_step
+from precocial.ops.params import detach, expand
 from precocial.ops.returns import first_episode_return, normalise, time_in_episode
 from precocial.rollout import collect, stack_steps
 from precocial.types import (
@@ -184,7 +186,7 @@ def score(rollout: Rollout, cfg: GradientConfig) -> Batch:
 
 
 def inner_loss(
-    policy: Policy, params: Params, batch: Batch, cfg: GradientConfig
+    policy: Policy, batch: Batch, cfg: GradientConfig, params: Params
 ) -> Float[Tensor, " n"]:
     """The surrogate an inner step descends, one value per task."""
     lp = log_prob(policy.dist(params, batch.obs), batch.action)
@@ -196,49 +198,20 @@ def inner_loss(
     return likelihood_ratio_loss(lp, batch.log_prob, batch.advantage)
 
 
-def inner_update(
-    policy: Policy,
-    params: Params,
-    batch: Batch,
-    cfg: GradientConfig,
-    lr: float,
-    *,
-    second_order: bool,
-) -> Params:
-    """Phi = theta - alpha grad L(theta; D), for stacked parameters (N, ...).
-
-    With ``second_order`` the result can be differentiated through the gradient; without, the
-    gradient counts as a constant (and phi still depends on theta through the identity).
-    """
-    with torch.enable_grad():
-        if not any(p.requires_grad for p in params.values()):
-            params = {k: p.detach().requires_grad_() for k, p in params.items()}
-        loss = inner_loss(policy, params, batch, cfg)
-        grads = torch.autograd.grad(loss.sum(), list(params.values()), create_graph=second_order)
-        return sgd_step(params, dict(zip(params, grads, strict=True)), lr)
+def policy_losses(policy: Policy, batches: list[Batch], cfg: GradientConfig) -> list[TaskLoss]:
+    """The inner losses on each stage's data, as functions of the parameters."""
+    return [partial(inner_loss, policy, batch, cfg) for batch in batches]
 
 
 def adapt_values(
     policy: Policy, phi: Params, batch: Batch, cfg: GradientConfig, lr: float
 ) -> Params:
     """One inner update of every task, values only, a chunk of tasks at a time."""
-    parts = [
-        inner_update(
-            policy, {k: p[i] for k, p in phi.items()}, batch.select(i), cfg, lr, second_order=False
-        )
-        for i in chunks(batch.obs.shape[0])
-    ]
+    parts = []
+    for i in chunks(batch.obs.shape[0]):
+        loss = partial(inner_loss, policy, batch.select(i), cfg)
+        parts.append(inner_update(loss, {k: p[i] for k, p in phi.items()}, lr, second_order=False))
     return {k: torch.cat([p[k] for p in parts]).detach() for k in phi}
-
-
-def adapt_through(
-    policy: Policy, theta: Params, supports: list[Batch], cfg: GradientConfig, *, second_order: bool
-) -> Params:
-    """All K inner updates from theta expanded to (N, ...): phi, as a function of theta."""
-    phi = theta
-    for support in supports:
-        phi = inner_update(policy, phi, support, cfg, cfg.inner_lr, second_order=second_order)
-    return phi
 
 
 def chunks(n: int, size: int = TASKS_PER_CHUNK) -> Iterator[slice]:

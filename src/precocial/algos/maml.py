@@ -31,12 +31,13 @@ from precocial.algos.gradient import (
     AdamUpdates,
     Batch,
     GradientConfig,
-    adapt_through,
     at_least,
     chunks,
     in_range,
+    policy_losses,
     positive,
 )
+from precocial.ops.adaptation import adapt
 from precocial.ops.distributions import kl, kl_hessian_product, log_prob
 from precocial.ops.losses import likelihood_ratio_loss, ppo_clip_loss
 from precocial.ops.params import expand, flatten, unflatten
@@ -98,7 +99,8 @@ class MAML(AdamUpdates):
             Loss and KL per task, each (N,).
         """
         theta = expand(theta, query.obs.shape[0])
-        phi = adapt_through(self.policy, theta, supports, self.cfg, second_order=second_order)
+        losses = policy_losses(self.policy, supports, self.cfg)
+        phi = adapt(losses, theta, self.cfg.inner_lr, second_order=second_order)
         dist = self.policy.dist(phi, query.obs)
         lp = log_prob(dist, query.action)
         divergence = kl(query.dist, dist).mean(1)
@@ -193,7 +195,8 @@ class FisherProduct:
             thin = [s.select(i, every) for s in supports]
             states = query.select(i, cfg.fisher_every).obs
             theta = expand(self.theta, states.shape[0])
-            phi = adapt_through(policy, theta, thin, cfg, second_order=not cfg.first_order)
+            losses = policy_losses(policy, thin, cfg)
+            phi = adapt(losses, theta, cfg.inner_lr, second_order=not cfg.first_order)
             dist = policy.dist(phi, states)
             dummy = {k: torch.zeros_like(u, requires_grad=True) for k, u in dist.items()}
             pulled = torch.autograd.grad(

@@ -160,7 +160,7 @@ class TensorTaskEnv:
 
     def task_features(self, tasks: Tasks) -> Float[Tensor, "n d"]:
         """All parameters, flattened; a family whose numbers are not of order one rescales them."""
-        return torch.cat([v.flatten(1).float() for v in tasks.params.values()], -1)
+        return torch.cat([v.reshape(tasks.num, -1).float() for v in tasks.params.values()], -1)
 
     def optimum(self, tasks: Tasks) -> Float[Tensor, " n"] | None:
         """Known best expected return per task; None where nobody knows."""

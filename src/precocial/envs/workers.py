@@ -141,7 +141,10 @@ def misfit(space: spaces.Space, obs: Any, name: str = "the observation") -> tupl
             pairs = zip(space, obs, strict=True)
             faults = (misfit(s, o, f"{name}[{i}]") for i, (s, o) in enumerate(pairs))
             return next((f for f in faults if f), None)
-    array, dtype = np.asarray(obs), np.dtype(space.dtype)
+    try:
+        array, dtype = np.asarray(obs), np.dtype(space.dtype)
+    except ValueError:  # rows of different lengths
+        return "shape", f"{name} is no array; its space says {space.shape}"
     if array.shape != space.shape:
         return "shape", f"{name} has shape {array.shape}; its space says {space.shape}"
     if array.dtype != dtype and not np.can_cast(array.dtype, dtype, "same_kind"):
@@ -281,7 +284,8 @@ class Copies:
                     )  # fmt: skip
                 obs, reward[i], terminated[i], truncated[i], info = self._checked(i, *result)
                 self._write(i, obs, next_obs[i])
-                success[i] = info.get("success", info.get("is_success", np.nan))
+                hit = info.get("success", info.get("is_success"))
+                success[i] = hit if isinstance(hit, float | int | np.number | np.bool_) else np.nan
             self._check_finite("the observation", next_obs)
             self._check_finite("the reward", reward)
             truncated |= self.clock >= self.horizon

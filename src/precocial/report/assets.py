@@ -43,7 +43,8 @@ figcaption { margin: 2px 0 0; }
 .table { padding: 14px 12px 6px; margin-bottom: 16px; }
 .table p { margin: 0 8px 4px; }
 .scroll { overflow-x: auto; }
-table { font-size: .95rem; border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+table { font-size: .95rem; border-collapse: collapse; width: 100%;
+  font-variant-numeric: tabular-nums; }
 th, td { padding: 9px 8px; text-align: right; white-space: nowrap; vertical-align: top; }
 th { font-size: .82rem; font-weight: 600; color: var(--muted); vertical-align: bottom;
   border-bottom: 1px solid var(--rule); }

@@ -101,7 +101,7 @@ def adaptation(members: Members) -> Chart:
     over = "seeds and tasks" if any(e.num_seeds > 1 for _, e in members) else "tasks"
     return Chart(
         "Adaptation curve",
-        f"Return of the first whole episode at each stage, on {tasks_phrase(first)}. Line: "
+        f"Return of the first whole episode at each stage, on {tasks_of(members)}. Line: "
         f"interquartile mean; band: 95 % bootstrap interval over {over}.",
         keys,
         data,
@@ -119,6 +119,13 @@ def tasks_phrase(e: Evaluation) -> str:
     notes += ["most likely actions"] if e.greedy else []
     notes += [f"{e.checkpoint} checkpoint"] if e.checkpoint != "last" else []
     return ", ".join(notes)
+
+
+def tasks_of(members: Members) -> str:
+    """The tasks of all members: ``200 test tasks``, or ``40 or 200 test tasks``."""
+    phrase = tasks_phrase(members[0][1])
+    nums = sorted({e.num_tasks for _, e in members})
+    return f"{' or '.join(map(str, nums))} {phrase.partition(' ')[2]}" if len(nums) > 1 else phrase
 
 
 def reference_value(e: Evaluation, name: str) -> float:

@@ -47,6 +47,7 @@ def write_report(runs: list[Path], out: Path) -> None:
         partial.write_text(page, encoding="utf-8")
         partial.replace(out)
     except OSError as error:
+        partial.unlink(missing_ok=True)
         raise UserError(f"cannot write {out} ({error.strerror}); try another --out") from error
 
 
@@ -229,7 +230,7 @@ def _table(unit: str, rows: list[tuple[Group, Evaluation | None]]) -> str:
         ("time<br>per seed", lambda g, e: duration(_average([r.wall_clock_s for r in g.runs])), ""),
     ]
     last = max((s.stage for e in evaluations for s in e.stages), default=0)
-    for stage in [*range(min(last, 3) + 1), *([last] if last > 3 else [])] if evaluations else []:
+    for stage in _stages_shown(evaluations, last):
         header = f"after<br>{plural(stage, unit)}" if stage else "before<br>adapting"
         columns.append((header, _stage_cell(stage), "strong" if stage == last else ""))
     if last:
@@ -250,11 +251,18 @@ def _table(unit: str, rows: list[tuple[Group, Evaluation | None]]) -> str:
         body.append(f'<tr><th scope="row" class="text">{dot}{escape(group.label)}</th>{cells}</tr>')
     where = f" on {phrases.pop()}" if len(phrases) == 1 else ""
     return (
-        f'<div class="card table"><p class="small">Return{where}: interquartile mean, and its 95 % '
-        'bootstrap interval below.</p>\n<div class="scroll" tabindex="0"><table aria-label="Results">'
+        f'<div class="card table"><p class="small">Return{where}: interquartile mean, and its '
+        "95 % bootstrap interval below.</p>\n"
+        '<div class="scroll" tabindex="0"><table aria-label="Results">'
         f'<thead><tr><th scope="col" class="text">algorithm</th>{head}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div></div>"
     )
+
+
+def _stages_shown(evaluations: list[Evaluation], last: int) -> list[int]:
+    """The first stages and the last; of long trials, which have their sum, fewer."""
+    most = 1 if any(e.trial_mean is not None for e in evaluations) else 3
+    return sorted({*range(min(last, most) + 1), last}) if evaluations else []
 
 
 def _tasks_cell(group: Group, e: Evaluation | None) -> str:
@@ -316,7 +324,7 @@ def _environment(env: str, groups: list[Group], charts: list[figures.Chart]) -> 
             kinds.setdefault(e.kind, []).append((group, e))
     parts = []
     for index, members in enumerate(kinds.values()):
-        title = f", {figures.tasks_phrase(members[0][1])}" if index or len(kinds) > 1 else ""
+        title = f", {figures.tasks_of(members)}" if index or len(kinds) > 1 else ""
         parts.append(_chart(figures.adaptation(members), charts, title))
     parts += [_animation(group) for group in groups if group.animation]
     parts += [_chart(chart, charts) for chart in figures.training(groups)]

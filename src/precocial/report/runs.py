@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,7 +102,9 @@ class Evaluation:
 
     @property
     def finite_family(self) -> bool:
-        """Whether tasks repeat, so that train and test tasks are the same."""
+        """Whether held-out tasks repeat: then train and test tasks are the same."""
+        if self.split == "train":
+            return False
         if self.family_size is not None or not self.task_params:
             return self.family_size is not None
         rows = np.concatenate([v.reshape(len(v), -1) for v in self.task_params.values()], 1)
@@ -141,7 +144,7 @@ class Group:
     def folder(self) -> str:
         """What to hand to ``precocial eval`` for these seeds."""
         homes = dict.fromkeys(str(run.parent or run.folder) for run in self.runs)
-        return " ".join(homes)
+        return shlex.join(homes)
 
 
 def read_groups(folders: Sequence[Path]) -> list[Group]:
@@ -285,6 +288,8 @@ def read_evaluation(path: Path) -> Evaluation:
     per_task = np.array(document["per_task_return"], dtype=np.float64)
     if not stages or per_task.ndim != 2 or per_task.shape[1] != len(stages):
         raise ValueError("per_task_return does not fit the stages")
+    if not np.isfinite(per_task).all():
+        raise ValueError("per_task_return is not finite")
     references = document.get("references") or {}
     curves = document.get("reference_curves") or {}
     params = document.get("task_params") or {}
@@ -334,6 +339,8 @@ def _combined(singles: list[Evaluation]) -> list[Evaluation]:
                 per_task=scores.mean(0),
                 success_rate=_mean([e.success_rate for e in parts]),
                 trial_mean=_mean([e.trial_mean for e in parts]),
+                references={k: v for e in parts[::-1] for k, v in e.references.items()},
+                reference_curves={k: v for e in parts[::-1] for k, v in e.reference_curves.items()},
                 files=tuple(path for e in parts for path in e.files),
             )
         )

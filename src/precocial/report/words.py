@@ -20,11 +20,11 @@ def number(value: float, places: int | None = None, *, sign: bool = False) -> st
         return MISSING
     places = decimals([value]) if places is None else places
     rounded = round(value, places) + 0.0
-    return f"{rounded:{'+' if sign else ''},.{places}f}".replace("-", "−").replace(",", " ")  # noqa: RUF001
+    return f"{rounded:{'+' if sign else ''},.{places}f}".replace("-", "−").replace(",", "\u202f")  # noqa: RUF001
 
 
 def count(value: float) -> str:
-    """A large count in three digits: ``16.0 M``."""
+    """A large count in three digits: ``4.8 M``."""
     if not math.isfinite(value):
         return MISSING
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
@@ -47,7 +47,7 @@ def duration(seconds: float) -> str:
 
 def plural(num: int, noun: str) -> str:
     """``1 seed``, ``5 seeds``."""
-    return f"{num:,} {noun}{'' if num == 1 else 's'}".replace(",", " ")
+    return f"{num:,} {noun}{'' if num == 1 else 's'}".replace(",", "\u202f")
 
 
 def listed(names: Iterable[str]) -> str:

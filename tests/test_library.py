@@ -1,0 +1,102 @@
+"""Precocial as a library: a loop of one's own around any Gymnasium environment."""
+
+import re
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+import precocial
+from precocial.types import UserError
+
+SMALL = {
+    "num_tasks": 3, "episodes_per_task": 3, "hidden": (8,), "eval_every": 0, "iterations": 1,
+    "quiet": True,
+}  # fmt: skip
+
+
+def episode(env, learner):
+    obs, _ = env.reset()
+    total, done = 0.0, False
+    while not done:
+        obs, reward, terminated, truncated, _ = env.step(learner.act(obs))
+        learner.observe(obs, reward, terminated, truncated)
+        total, done = total + reward, terminated or truncated
+    return total
+
+
+@pytest.mark.parametrize(
+    ("family", "gym_id"),
+    [("point-nav", "precocial/PointNav-v0"), ("cart-pole", "precocial/CartPole-v0"),
+     ("half-cheetah-dir", "precocial/HalfCheetahDir-v0")],
+)  # fmt: skip
+def test_act_observe_adapt_in_a_loop_of_ones_own(family, gym_id, tmp_path):
+    folder = precocial.train("maml", family, out=tmp_path / "run", env_horizon=20, **SMALL)
+    env = gymnasium.make(gym_id, horizon=20)
+    learner = precocial.load(folder).learner(num_tasks=1)
+    for _ in range(2):
+        for _ in range(3):
+            episode(env, learner)
+        before = learner.inner.params["bias_0"].clone()
+        learner.adapt()
+        assert not torch.equal(before, learner.inner.params["bias_0"])
+    learner.save(tmp_path / "adapted")
+    back = precocial.load_agent(folder, tmp_path / "adapted")
+    obs, _ = env.reset(seed=1)
+    mine, theirs = learner.act(obs, explore=False), back.act(obs, explore=False)
+    assert np.array_equal(mine, theirs)
+    assert env.action_space.contains(np.asarray(mine, env.action_space.dtype))
+    assert back.inner.updates == 2
+
+
+def test_a_loop_of_ones_own_adapts_like_the_evaluation(tmp_path):
+    """The same transitions through ``Agent`` and through ``collect`` give the same parameters."""
+    from precocial.rollout import collect
+    from precocial.seeding import generator
+    from precocial.training import load_algorithm
+
+    folder = precocial.train("maml", "point-nav", out=tmp_path / "run", env_horizon=20, **SMALL)
+    _, env, algorithm, _ = load_algorithm(folder)
+    tasks = env.sample_tasks(1, "test", generator(0, "t"))
+    inner = algorithm.learner(1, 1, generator(0, "a"))
+    rollout = collect(env, tasks, inner, 1, 60, generator(0, "e"))
+    inner.adapt()
+    agent = precocial.load(folder).learner()
+    for t in range(60):
+        agent.act(rollout.obs[0, 0, t].numpy())
+        agent.raw = rollout.action[:, :, t]
+        agent.inner.acted = {
+            k: v[:, :, t] for k, v in rollout.extra.items() if not k.startswith("info/")
+        }
+        agent.observe(
+            rollout.next_obs[0, 0, t].numpy(), float(rollout.reward[0, 0, t]),
+            bool(rollout.terminated[0, 0, t]), bool(rollout.truncated[0, 0, t]),
+        )  # fmt: skip
+    agent.adapt()
+    for k, v in inner.params.items():
+        assert torch.allclose(v, agent.inner.params[k], atol=1e-6)
+
+
+def test_wrong_use_is_explained(tmp_path):
+    folder = precocial.train("maml", "point-nav", out=tmp_path / "run", env_horizon=20, **SMALL)
+    learner = precocial.load(folder).learner()
+    with pytest.raises(UserError, match="shape"):
+        learner.act(np.zeros(5))
+    with pytest.raises(UserError, match=r"before any observe"):
+        learner.adapt()
+    oracle = precocial.train("oracle", "point-nav", out=tmp_path / "o", env_horizon=20, **SMALL)
+    with pytest.raises(UserError, match="oracle needs"):
+        precocial.load(oracle).learner()
+    with pytest.raises(UserError, match="no run folder"):
+        precocial.load(tmp_path / "nothing")
+
+
+def test_the_readme_example_runs(tmp_path, monkeypatch):
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    blocks = [b for b in re.findall(r"```python\n(.*?)```", readme, re.S) if "load(" in b]
+    assert len(blocks) == 1
+    monkeypatch.chdir(tmp_path)
+    code = blocks[0].replace("iterations=100", "iterations=1, num_tasks=2, quiet=True")
+    exec(compile(code, "README.md", "exec"), {})
