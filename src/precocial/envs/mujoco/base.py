@@ -341,8 +341,8 @@ class FastSimulator:
         # With no pool at all, rollout works on the calling thread.
         self.pool = Rollout(nthread=threads if threads > 1 else 0)
         self.workspaces = [mujoco.MjData(model) for _ in range(threads)]
-        # Lanes per piece of work. MuJoCo's own choice, a tenth of a thread's share, lets the threads
-        # that finish first wait longer for the last: 3 % of the speed with two.
+        # Lanes per piece of work. With MuJoCo's own choice, a tenth of a thread's share, the first
+        # thread to finish waits longer for the last: 3 % of the speed with two.
         self.chunk = max(1, num // (25 * threads))
 
     def place(self, models: list[Any], state: State, lanes: Int[Array, " k"]) -> None:
