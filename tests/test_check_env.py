@@ -276,6 +276,11 @@ class Raises(Good):
         return [][0]
 
 
+class GetTaskRaises(Good):
+    def get_task(self):
+        raise NotImplementedError
+
+
 class NoGetTask(Good):
     get_task = None
 
@@ -318,6 +323,11 @@ class Words(Good):
         (GlobalNoise, "global-random", "global random"),
         (GlobalNumpyNoise, "global-random", "global numpy.random"),
         (Raises, "raises", r"IndexError: .* \(.*test_check_env.py:\d+\), task"),
+        (
+            GetTaskRaises,
+            "raises",
+            r"NotImplementedError: \(no message\) \(.*:\d+\), while get_task",
+        ),
         (NoGetTask, "contract", "get_task"),
         (Unbounded, "action-space", "finite bounds"),
         (Words, "observation-space", "flatten"),

@@ -427,6 +427,8 @@ class Broken(Line):
                 reward = np.inf
             case "shape":
                 obs = obs[:1]
+            case "ragged":
+                obs = [[1.0, 2.0], [3.0]]
             case "dtype":
                 obs = obs.astype(str)
             case "reward":
@@ -447,6 +449,7 @@ class Broken(Line):
         ("nan", "not-finite", "the observation is nan at index 1"),
         ("inf", "not-finite", "the reward is inf"),
         ("shape", "shape", r"shape \(1,\); its space says \(2,\)"),
+        ("ragged", "shape", r"is no array; its space says \(2,\)"),
         ("dtype", "dtype", "dtype <U32; its space says float32"),
         ("reward", "reward", r"the reward has shape \(1,\); expected one number"),
         ("none", "reward", "the reward is None; expected a number"),

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any, NamedTuple
 
-import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -167,10 +166,12 @@ def _check_get_task(source: TaskSource, tasks: list[Any]) -> Iterator[Problem]:
     set_task, get_task = (method_of(source.env, name) for name in ("set_task", "get_task"))
     assert set_task is not None and get_task is not None
     for task in tasks:
-        set_task(task)
-        before = get_task()
-        source.env.reset(seed=0)
-        for given, when in ((before, "after set_task"), (get_task(), "after reset")):
+        where = f"while get_task is being checked, task {described(task)}"
+        source.call(where, set_task, task)
+        before = source.call(where, get_task)
+        source.call(where, source.env.reset, seed=0)
+        after = source.call(where, get_task)
+        for given, when in ((before, "after set_task"), (after, "after reset")):
             if not equal(given, task):
                 yield Problem(
                     "get-task", f"{when} get_task() gave {described(given)}; {described(task)} was "
@@ -219,7 +220,7 @@ def _check_play(factory: Factory, horizon: int, tasks: list[Any]) -> list[Proble
     try:
         plays = [_play(copies, tasks, 10, sequences[0])]
         problems = [
-            *_check_observations(copies.envs[0], tasks[0], sequences[0]),
+            *_check_observations(TaskSource(factory), tasks[0], sequences[0]),
             *(global_use := list(_check_streams(copies))),
         ]
         unsteady = list(_check_reproducible(factory, horizon, tasks, sequences[0], plays[0]))
@@ -254,13 +255,14 @@ def _differ(play: Play) -> bool:
 
 
 def _check_observations(
-    env: gymnasium.Env, task: Any, actions: Shaped[np.ndarray, "t *a"]
+    source: TaskSource, task: Any, actions: Shaped[np.ndarray, "t *a"]
 ) -> Iterator[Problem]:
     """Declared dtype and bounds; shapes and finite values are checked at every step anyway."""
-    space, set_task = env.observation_space, method_of(env, "set_task")
-    assert set_task is not None
-    set_task(task)
-    obs, ended = env.reset(seed=0)[0], False
+    env, where = source.env, f"while its spaces are being checked, task {described(task)}"
+    space, ended = env.observation_space, False
+    assert source.set_task is not None
+    source.call(where, source.set_task, task)
+    obs = source.call(where, env.reset, seed=0)[0]
     for step, action in enumerate(actions):
         when = f"at step {step}" if step else "at reset"
         if step == 0 or ended or obs not in space:
@@ -275,9 +277,9 @@ def _check_observations(
             )  # fmt: skip
             return
         if ended:
-            obs, ended = env.reset()[0], False
+            obs, ended = source.call(where, env.reset)[0], False
         else:
-            obs, _, terminated, truncated, _ = env.step(action)
+            obs, _, terminated, truncated, _ = source.call(where, env.step, action)
             ended = terminated or truncated
 
 

@@ -161,7 +161,7 @@ class TaskSource:
     def __init__(self, factory: Factory) -> None:
         self.streams = Streams()
         with self.streams:
-            self.env = self._call("while being built", build, factory)
+            self.env = self.call("while being built", build, factory)
         self.name = type(self.env.unwrapped).__name__
         self.sample = method_of(self.env, "sample_tasks")
         self.set_task = method_of(self.env, "set_task")
@@ -186,12 +186,12 @@ class TaskSource:
         self.streams.seed(seed)
         with self.streams:
             if self.example is not None and self.set_task is not None:
-                self._call(where, self.set_task, self.example)
-                self._call(where, self.env.reset, seed=seed)
+                self.call(where, self.set_task, self.example)
+                self.call(where, self.env.reset, seed=seed)
             else:  # some cannot be reset before they have a task
                 self.env.unwrapped.np_random = np.random.default_rng(seed)
             kwargs = {"split": split} if self.takes_split else {}
-            tasks = list(self._call(where, self.sample, n, **kwargs))
+            tasks = list(self.call(where, self.sample, n, **kwargs))
         if len(tasks) != n:
             raise EnvError(
                 f"{self.name}: sample_tasks({n}) gave {len(tasks)} tasks, {where}", "contract"
@@ -208,6 +208,15 @@ class TaskSource:
             env = env.env
         limits.append(getattr(env, "max_episode_steps", None))
         return min((int(x) for x in limits if isinstance(x, int | np.integer)), default=0)
+
+    def call(self, where: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call the user's code; ``where`` ends the line about what it raises."""
+        try:
+            return function(*args, **kwargs)
+        except EnvError:
+            raise
+        except Exception as error:
+            raise raised(error, where) from error
 
     def _finite(self) -> list[Any] | None:
         """All tasks, where there are only so many and no split divides them."""
@@ -231,14 +240,6 @@ class TaskSource:
                 "different tasks; correct it, or give the list of all as `tasks`", "contract",
             )  # fmt: skip
         return found
-
-    def _call(self, where: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except EnvError:
-            raise
-        except Exception as error:
-            raise raised(error, where) from error
 
 
 def equal(a: Any, b: Any) -> bool:
