@@ -60,7 +60,7 @@ def draw(n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def points(task: tuple[Tensor, Tensor], k: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """k points of each task: x and amplitude sin(x - phase)."""
+    """K points of each task: x and amplitude sin(x - phase)."""
     amplitude, phase = task
     x = 10 * torch.rand((len(phase), k, 1), generator=rng) - 5
     return x, amplitude * torch.sin(x - phase)

@@ -17,7 +17,6 @@ from precocial.ops.adaptation import adapt, inner_update
 from precocial.rollout import collect
 from precocial.types import EnvSpec
 
-
 # ---- an MDP small enough to enumerate ------------------------------------------------------
 
 STATES, ACTIONS = 2, 2
@@ -321,7 +320,7 @@ def test_every_algorithm_updates_saves_and_adapts(name, family, rng):
 
 
 def test_three_inner_steps_resample_each_time(rng):
-    maml, _, _, stages = support(cfg=MAMLConfig(num_tasks=6, episodes_per_task=4, inner_steps=3))
+    *_, stages = support(cfg=MAMLConfig(num_tasks=6, episodes_per_task=4, inner_steps=3))
     assert len(stages.rollouts) == 4
     actions = [r.action for r in stages.rollouts]
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(actions, 2))

@@ -49,7 +49,7 @@ def test_gae_equals_its_definition():
 
 
 def test_a_truncated_constant_reward_is_worth_its_perpetuity():
-    # Reward 1 for ever under a clock of 10: with V bootstrapped, V = 1/(1 - gamma) is a fixed point.
+    # Reward 1 for ever under a clock of 10: bootstrapped, V = 1/(1 - gamma) is a fixed point.
     gamma, horizon = 0.9, 10
     reward = torch.ones(horizon, dtype=torch.float64)
     value = torch.full_like(reward, 1 / (1 - gamma))

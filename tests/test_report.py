@@ -17,9 +17,10 @@ from PIL import Image
 from precocial.errors import UserError
 from precocial.report import write_report
 from precocial.report.figures import adaptation, before_after, by_task, training
-from precocial.report.runs import read_groups, read_rows
-from precocial.report.statistics import bootstrap_interval, interquartile_mean
+from precocial.report.runs import read_groups
 from precocial.report.words import count, duration, listed, number, plural
+from precocial.rows import read_rows
+from precocial.statistics import bootstrap_interval, interquartile_mean
 
 LEVELS = {
     "point-nav": (-40.0, -10.8, -3.7, -3.1),

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import trim_mean
 
-from precocial.report import statistics
-from precocial.report.statistics import bootstrap_interval, interquartile_mean
+from precocial import statistics
+from precocial.statistics import bootstrap_interval, interquartile_mean
 
 
 @pytest.mark.parametrize("num", [1, 2, 3, 4, 5, 7, 8, 101, 1000])

@@ -14,8 +14,8 @@ import yaml
 
 import precocial
 from precocial import checkpoint
+from precocial.rows import read_rows
 from precocial.seeding import derive, generator
-from precocial.tracker import read_rows
 from precocial.training import Loop, create_folder, plan, read_plan, run
 from precocial.types import UserError
 

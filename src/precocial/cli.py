@@ -14,6 +14,7 @@ import tyro
 
 from precocial.errors import UserError
 from precocial.flags import flat, parse
+from precocial.tuning import tune_process
 
 COMMANDS = {
     "train": "train an algorithm on a family of tasks: precocial train maml --env point-nav",
@@ -28,6 +29,7 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 problems found, 2 wrong input, 130 Ctrl-C."""
     args = sys.argv[1:] if argv is None else argv
+    tune_process()
     try:
         return dispatch(args)
     except UserError as error:

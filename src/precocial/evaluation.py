@@ -10,10 +10,10 @@ import torch
 from precocial.ops.returns import first_episode_return
 from precocial.rollout import collect
 from precocial.seeding import generator
+from precocial.statistics import bootstrap_interval, interquartile_mean
 from precocial.types import Algorithm, Learner, Step, TaskEnv, Tasks
 
-LANES_PER_CHUNK = 4000
-"""Tasks are evaluated in chunks of at most this many lanes, so that memory stays bounded."""
+RESAMPLED_VALUES = 4_000_000
 
 
 class Curve(NamedTuple):
@@ -54,7 +54,6 @@ def adaptation_curve(
     seed: int,
     greedy: bool = False,
     device: str = "cpu",
-    lanes_per_chunk: int = LANES_PER_CHUNK,
 ) -> Curve:
     """Run ``stages`` stages (the first before any adaptation) on every task.
 
@@ -63,7 +62,7 @@ def adaptation_curve(
     sampling and are scored on a rollout of their best actions. Nothing that training reads
     changes: environment and generators are the evaluation's own.
     """
-    size = max(1, lanes_per_chunk // lanes)
+    size = max(1, env.spec.lanes_at_once // lanes)
     parts = []
     for start in range(0, tasks.num, size):
         part = tasks.select(slice(start, start + size))
@@ -99,14 +98,14 @@ def summarise(curves: list[Curve]) -> dict[str, Any]:
     ``ci95`` is the 95 % bootstrap interval of the interquartile mean: over tasks for one run, over
     seeds and tasks for several.
     """
-    from precocial.report.statistics import bootstrap_interval, interquartile_mean
-
     scores = np.stack([c.returns for c in curves])  # (S, N, stages)
     hits = [c.success for c in curves if c.success is not None]
     success = np.stack(hits) if hits else None
     stages = []
+    # Fewer resamples where there are very many scores, whose interval is narrow anyway.
+    resamples = int(np.clip(RESAMPLED_VALUES // scores[..., 0].size, 200, 2000))
     for k in range(scores.shape[-1]):
-        low, high = bootstrap_interval(scores[:, :, k])
+        low, high = bootstrap_interval(scores[:, :, k], resamples)
         row: dict[str, Any] = {
             "stage": k,
             "episodes_seen": curves[0].episodes_seen[k],

@@ -56,9 +56,7 @@ def flat(name: str, doc: str, parts: list[tuple[str, Any]]) -> type:
         hints: dict[str, Any] = typing.get_type_hints(type(instance), include_extras=True)
         for field in dataclasses.fields(instance):
             help_text = docs.get(field.name, "")
-            annotated = Annotated.__class_getitem__(
-                (hints[field.name], tyro.conf.arg(help=help_text))
-            )
+            annotated = cast(Any, Annotated)[hints[field.name], tyro.conf.arg(help=help_text)]
             fields.append((prefix + field.name, annotated, getattr(instance, field.name)))
     cls = dataclasses.make_dataclass(name, fields, frozen=True)
     cls.__doc__ = doc

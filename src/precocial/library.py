@@ -201,7 +201,7 @@ def evaluate(
         stages = summarise(group)["stages"]
         result["references"][name] = stages[0]["return_mean"]
         result["reference_curves"][name] = stages
-    result["task_params"] = first["task_params"]
+    result |= {"task_params": first["task_params"], "family_size": first["family_size"]}
     if keep:
         home = given[0] if len(given) == 1 else runs[0]
         path = home / "eval" / f"{split}-{seed}.json"
@@ -240,6 +240,7 @@ def _score(
         "curve": curve, "lanes": lanes, "unit": algorithm.stage_unit, "trial": algorithm.is_trial,
         "adapt_lrs": algorithm.test_lrs(stages - 1),
         "optimum": None if optimum is None else float(optimum.mean()), "task_params": small,
+        "family_size": env.spec.num_tasks,
     }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from precocial.algos import ALGOS
 from precocial.algos.online_maml import OnlineMAMLConfig
+from precocial.envs import ENVS
 from precocial.types import UserError
 
 
@@ -25,6 +26,9 @@ class Preset:
     config: Any = None
     """A settings object of another type, where the pair calls for another class."""
 
+
+OWN_ENVIRONMENT = Preset(100, {"num_tasks": 20, "episodes_per_task": 10})
+"""A user's environment is stepped in Python, copy by copy: fewer episodes."""
 
 JOINT = ("multi-task", "oracle", "scratch")
 
@@ -99,7 +103,7 @@ def find(algo: str, env: str, name: str) -> Preset:
     table = own or PRESETS.get(("maml", env), {})
     if name not in table:
         if name == "default":
-            return Preset()
+            return Preset() if env in ENVS else OWN_ENVIRONMENT
         raise nearest(name, [*dict.fromkeys([*table, "default"])], f"preset for {algo} on {env}")
     preset = table[name]
     if own is None and algo in JOINT and preset.config is None:

@@ -16,7 +16,7 @@ PLAIN_EVERY_S = 10.0
 
 
 class Progress:
-    """Shows iterations done, returns before and after adapting, and environment steps per second."""
+    """Shows iterations done, returns before and after adapting, environment steps per second."""
 
     def __init__(self, total: int, done: int, *, quiet: bool) -> None:
         self.total, self.quiet = total, quiet

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
+from precocial.rows import read_rows
 from precocial.types import Metrics
 
 
@@ -34,15 +35,3 @@ class Tracker:
         """Flush both."""
         self.file.close()
         self.board.close()
-
-
-def read_rows(path: Path) -> list[dict[str, float]]:
-    """The whole rows of a ``metrics.jsonl``; a last line cut off by a kill is left out."""
-    rows = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return rows

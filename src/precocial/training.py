@@ -321,7 +321,7 @@ class Loop:
                 self.iteration = self.iteration_before
             self.save("last")
             if not isinstance(error, KeyboardInterrupt):
-                text = getattr(error, "trace", None) or traceback.format_exc()
+                text = getattr(error, "trace", "") or traceback.format_exc()
                 (self.folder / "error.log").write_text(text, encoding="utf-8")
             raise
 

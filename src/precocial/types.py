@@ -69,6 +69,8 @@ class EnvSpec(NamedTuple):
     """Size of ``task_features``, what ``oracle`` appends to the observation."""
     trial_episodes: int = 1
     """Episodes of one trial, where the family says so (a bandit's pulls)."""
+    lanes_at_once: int = 4000
+    """Lanes that fit in memory together; evaluation takes tasks in chunks of at most this many."""
 
 
 class Step(NamedTuple):

@@ -38,8 +38,9 @@ from precocial.types import (
 )
 
 Estimator = Literal["likelihood-ratio", "dice", "log-likelihood"]
-TASKS_PER_CHUNK = 10
-"""Outer losses are differentiated for this many tasks at a time: it bounds memory."""
+ROWS_PER_CHUNK = 2000
+"""Losses are differentiated for about this many transitions at a time: the activations stay in the
+processor's cache, memory is bounded, and a single large task takes the fastest matrix product."""
 
 
 @dataclass(frozen=True)
@@ -208,14 +209,16 @@ def adapt_values(
 ) -> Params:
     """One inner update of every task, values only, a chunk of tasks at a time."""
     parts = []
-    for i in chunks(batch.obs.shape[0]):
+    for i in chunks(batch):
         loss = partial(inner_loss, policy, batch.select(i), cfg)
         parts.append(inner_update(loss, {k: p[i] for k, p in phi.items()}, lr, second_order=False))
     return {k: torch.cat([p[k] for p in parts]).detach() for k in phi}
 
 
-def chunks(n: int, size: int = TASKS_PER_CHUNK) -> Iterator[slice]:
-    """Slices that cover ``n`` tasks."""
+def chunks(batch: Batch) -> Iterator[slice]:
+    """Slices that cover the tasks, each of about ``ROWS_PER_CHUNK`` transitions."""
+    n, rows = batch.advantage.shape
+    size = max(1, ROWS_PER_CHUNK // rows)
     for start in range(0, n, size):
         yield slice(start, min(start + size, n))
 

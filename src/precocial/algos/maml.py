@@ -116,7 +116,7 @@ class MAML(AdamUpdates):
         """Meta-gradient of the mean outer loss over tasks, and the loss."""
         n = query.obs.shape[0]
         total, value = {k: torch.zeros_like(p) for k, p in theta.items()}, 0.0
-        for i in chunks(n):
+        for i in chunks(query):
             loss, _ = self.outer_loss(
                 theta, [s.select(i) for s in supports], query.select(i),
                 second_order=not self.cfg.first_order,
@@ -144,7 +144,7 @@ class MAML(AdamUpdates):
             params = {k: p.requires_grad_() for k, p in unflatten(vector, theta).items()}
             total_loss = total_kl = 0.0
             n = query.obs.shape[0]
-            for i in chunks(n):
+            for i in chunks(query):
                 loss, divergence = self.outer_loss(
                     params, [s.select(i) for s in supports], query.select(i), second_order=False
                 )
@@ -189,7 +189,7 @@ class FisherProduct:
         self.damping, self.n = cfg.damping, query.obs.shape[0]
         self.theta = policy.theta
         self.parts = []
-        for i in chunks(self.n):
+        for i in chunks(query):
             # DiCE sums over whole episodes, which cannot be thinned.
             every = 1 if cfg.estimator == "dice" else cfg.fisher_every
             thin = [s.select(i, every) for s in supports]

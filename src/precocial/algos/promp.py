@@ -80,7 +80,7 @@ class ProMP(AdamUpdates):
         n = query.obs.shape[0]
         clip_total = kl_total = 0.0
         self.optimizer.zero_grad()
-        for i in chunks(n):
+        for i in chunks(query):
             clip, inner_kl = self.task_losses([s.select(i) for s in supports], query.select(i))
             ((clip + self.cfg.inner_kl_coef * inner_kl).sum() / n).backward()
             clip_total += float(clip.detach().sum()) / n

@@ -44,8 +44,8 @@ class CartPole(TensorTaskEnv):
     right; a hidden sign may swap the two. Reward: 1 per step. Start: x and angle in +-0.05,
     velocities in +-0.4. End: |x| > 0.5 m, |angle| > 12 degrees, or the horizon (200 steps).
     Task distribution, log-uniform: gravity 9.8 m/s^2 x [0.8, 1.25], cart [0.5, 2] kg, pole mass
-    0.1 kg x [0.5, 2], half length 0.5 m x [0.6, 1.6], force 10 N x [0.7, 1.4], sign +-1. ``shifted``
-    pole lengths lie beyond the range by up to half of it.
+    0.1 kg x [0.5, 2], half length 0.5 m x [0.6, 1.6], force 10 N x [0.7, 1.4], sign +-1.
+    ``shifted`` pole lengths lie beyond the range by up to half of it.
 
     The short track and the lively start keep a policy that cannot tell the sign from balancing.
     Dynamics: Barto, Sutton, Anderson 1983 as in Gymnasium's CartPole (Euler); total mass and pole

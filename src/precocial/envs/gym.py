@@ -82,6 +82,10 @@ class GymConfig(EnvConfig):
             raise UserError(f"--step-timeout is {self.step_timeout}; expected seconds above 0")
 
 
+LANES_AT_ONCE = 400
+"""Copies of a user's environment that evaluation keeps at a time."""
+
+
 # ---- from a string to an environment -------------------------------------------------------
 
 
@@ -376,6 +380,7 @@ class GymTaskEnv:
             self._horizon(),
             len(self.source.finite) if self.source.finite else None,
             len(self.source.finite or numbers(self.source.example) or []),
+            lanes_at_once=LANES_AT_ONCE,
         )
 
     def _horizon(self) -> int:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from precocial.envs.base import EnvConfig, State, TensorTaskEnv
+from precocial.envs.base import EnvConfig, State, TensorTaskEnv, split_uniform
 from precocial.types import Split, Tasks, UserError
 
 
@@ -40,8 +40,7 @@ class TabularMDP(TensorTaskEnv):
 
     Observation: the state, one-hot. Action: one of 5. Reward: N(mean of (s, a), 1). Start: state 0.
     End: the horizon (10 steps). Task distribution: transitions Dirichlet(1) per (s, a), mean
-    rewards N(1, 1); ``shifted`` means N(0, 1). Continuous draws: no two tasks are alike, whatever
-    their split.
+    rewards N(1, 1); ``shifted`` means N(0, 1). No task is in two splits.
     """
 
     name = "tabular-mdp"
@@ -57,6 +56,8 @@ class TabularMDP(TensorTaskEnv):
         """Mean rewards (n, S, A) and cumulated transition probabilities (n, S, A, S)."""
         shape = (n, self.obs_dim, self.action_dim)
         mean = torch.randn(shape, generator=rng, device=rng.device)
+        # One of the means is drawn through its quantile, which keeps the splits apart.
+        mean[:, 0, 0] = torch.special.ndtri(split_uniform(rng, (n,), 0.0, 1.0, split))
         # Dirichlet(1, ..., 1) is normalised exponentials.
         weight = torch.empty((*shape, self.obs_dim), device=rng.device).exponential_(generator=rng)
         cumulated = (weight / weight.sum(-1, keepdim=True)).cumsum(-1)

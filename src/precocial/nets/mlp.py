@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from precocial.nets.activations import tanh
 from precocial.ops.distributions import Dist
 from precocial.types import EnvSpec, Params
 
@@ -51,7 +52,7 @@ class Policy(nn.Module):
         min_std: float = 1e-6,
     ) -> None:
         super().__init__()
-        self.activation = torch.tanh if activation == "tanh" else torch.relu
+        self.activation = tanh if activation == "tanh" else torch.relu
         self.discrete = spec.action_kind == "discrete"
         self.normalize_obs = normalize_obs
         self.min_log_std = math.log(min_std)

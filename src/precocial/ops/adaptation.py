@@ -19,7 +19,7 @@ TaskLoss = Callable[[Params], Float[Tensor, " n"]]
 
 
 def inner_update(loss: TaskLoss, params: Params, lr: float, *, second_order: bool) -> Params:
-    """phi = theta - alpha grad L(theta) for every task (Finn et al. 2017, Eq. 1).
+    """Phi = theta - alpha grad L(theta) for every task (Finn et al. 2017, Eq. 1).
 
     With ``second_order`` the result can be differentiated through the gradient; without, the
     gradient counts as a constant, and phi still depends on theta through the identity (FOMAML).

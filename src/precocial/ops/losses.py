@@ -47,7 +47,7 @@ def dice_loss(
         value: Baseline b_t: expected discounted reward to go; must not depend on a_t.
         first: 1 where step t opens an episode, else 0.
         gamma: Discount per step; counted from the episode's start.
-        scale: Factor on rewards and baseline of each task, so that one inner rate suits many reward units.
+        scale: Factor on a task's rewards and baseline, so that one inner rate suits many units.
     """
     # (N, E, T) -> sums of log pi over the episode so far, restarted at each opening.
     total = log_prob.cumsum(-1)

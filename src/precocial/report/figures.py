@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from precocial.report.runs import Evaluation, Group
-from precocial.report.statistics import bootstrap_interval, interquartile_mean
 from precocial.report.words import decimals, number, plural
+from precocial.statistics import bootstrap_interval, interquartile_mean
 
 Trace = dict[str, Any]
 Style = Literal["solid", "dash", "dot", "longdash", "mark", "ring", "block", "pale"]

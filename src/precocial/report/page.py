@@ -18,8 +18,8 @@ from precocial.errors import UserError
 from precocial.report import figures
 from precocial.report.assets import SCRIPT, STYLE
 from precocial.report.runs import REFERENCES, Evaluation, Group, read_groups, settings
-from precocial.report.statistics import bootstrap_interval
 from precocial.report.words import MISSING, count, decimals, duration, listed, number, plural
+from precocial.statistics import bootstrap_interval
 
 MOST_ANIMATION_BYTES = 12_000_000
 """A larger animation is named, not embedded."""

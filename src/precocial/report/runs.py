@@ -14,7 +14,8 @@ import numpy as np
 import yaml
 
 from precocial.errors import UserError
-from precocial.report.statistics import bootstrap_interval, interquartile_mean
+from precocial.rows import read_rows
+from precocial.statistics import bootstrap_interval, interquartile_mean
 
 REFERENCES = ("multi-task", "oracle", "scratch")
 """Algorithms that others are compared with; they are not expected to gain from adapting."""
@@ -166,20 +167,6 @@ def read_groups(folders: Sequence[Path]) -> list[Group]:
         evaluations, ignored = _evaluations(runs)
         groups.append(Group("", runs, evaluations, ignored, 0, _animation(runs)))
     return _labelled(groups)
-
-
-def read_rows(path: Path) -> list[dict[str, float]]:
-    """Whole rows of a ``metrics.jsonl``; what a kill cut off is left out."""
-    rows = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                break
-            if isinstance(row, dict) and "env_steps" in row:
-                rows.append({k: v for k, v in row.items() if isinstance(v, int | float)})
-    return rows
 
 
 def settings(config: dict[str, Any]) -> dict[str, Any]:
