@@ -33,11 +33,11 @@ OWN_ENVIRONMENT = Preset(100, {"num_tasks": 20, "episodes_per_task": 10})
 JOINT = ("multi-task", "oracle", "scratch")
 
 _NAV_FAST: dict[str, Any] = {
-    "num_tasks": 20, "inner_lr": 0.25, "gae_lambda": 0.95, "adapt_lrs": (0.25, 0.1, 0.1),
+    "num_tasks": 20, "inner_lr": 0.25, "gae_lambda": 0.95, "adapt_lrs": (0.25, 0.1, 0.05),
 }  # fmt: skip
 _NAV_PAPER: dict[str, Any] = {
     "num_tasks": 40, "hidden": (100, 100), "activation": "relu", "inner_lr": 0.25,
-    "gae_lambda": 0.95, "adapt_lrs": (0.25, 0.1, 0.1),
+    "gae_lambda": 0.95, "adapt_lrs": (0.25, 0.1, 0.05),
 }  # fmt: skip
 
 

@@ -41,7 +41,7 @@ class CartPole(TensorTaskEnv):
     """Balance a pole whose physics, the direction of the push included, must be discovered.
 
     Observation: x (m), velocity (m/s), angle (rad), angular velocity (rad/s). Action: push left or
-    right; a hidden sign may swap the two. Reward: 1 per step. Start: x and angle in +-0.05,
+    right; a hidden sign may swap the two. Reward: 1 per step. Start: x in +-0.25, angle in +-0.05,
     velocities in +-0.4. End: |x| > 0.5 m, |angle| > 12 degrees, or the horizon (200 steps).
     Task distribution, log-uniform: gravity 9.8 m/s^2 x [0.8, 1.25], cart [0.5, 2] kg, pole mass
     0.1 kg x [0.5, 2], half length 0.5 m x [0.6, 1.6], force 10 N x [0.7, 1.4], sign +-1.
@@ -80,7 +80,7 @@ class CartPole(TensorTaskEnv):
     ) -> State:
         """Near upright, moving."""
         place = uniform(rng, (*lanes, 4), -1, 1)
-        return {"s": place * torch.tensor([0.05, 0.4, 0.05, 0.4], device=rng.device)}
+        return {"s": place * torch.tensor([0.25, 0.4, 0.05, 0.4], device=rng.device)}
 
     def transition(
         self, state: State, action: Int[Tensor, "n e"], tasks: dict[str, Tensor],
