@@ -67,8 +67,8 @@ PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
     },
     ("maml", "cart-pole"): {"default": Preset(40, _POLE)},
     ("promp", "cart-pole"): {"default": Preset(40, _POLE | {"outer_lr": 3e-3})},
-    ("maml", "pendulum-mass"): {"default": Preset(100, _PENDULUM)},
-    ("promp", "pendulum-mass"): {"default": Preset(100, _PENDULUM)},
+    ("maml", "pendulum-mass"): {"default": Preset(60, _PENDULUM)},
+    ("promp", "pendulum-mass"): {"default": Preset(60, _PENDULUM)},
     ("maml", "half-cheetah-dir"): {"default": Preset(250, _CHEETAH, _SCALE)},
     ("maml", "half-cheetah-vel"): {"default": Preset(250, _CHEETAH, _SCALE)},
     ("promp", "half-cheetah-dir"): {
