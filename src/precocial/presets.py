@@ -63,7 +63,7 @@ PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
     ("maml", "bandit"): {
         "default": _bandit(10, 5, 300),
         "n10-k5": _bandit(10, 5, 300),
-        "n100-k5": _bandit(100, 5, 300),
+        "n100-k5": _bandit(100, 5, 150),
     },
     ("maml", "cart-pole"): {"default": Preset(40, _POLE)},
     ("promp", "cart-pole"): {"default": Preset(40, _POLE | {"outer_lr": 3e-3})},

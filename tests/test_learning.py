@@ -1,0 +1,123 @@
+"""Every algorithm learns tiny tasks whose ceilings are known."""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import precocial
+from precocial.algos import ALGOS, build
+from precocial.envs.base import EnvConfig, TensorTaskEnv
+from precocial.evaluation import adaptation_curve
+from precocial.seeding import generator
+
+
+class HiddenSign(TensorTaskEnv):
+    """One step; reward = sign x action, |action| <= 1. A policy blind to the sign averages 0."""
+
+    name = "hidden-sign"
+    obs_dim, action_dim = 1, 1
+    action_low, action_high = (-1.0,), (1.0,)
+
+    def draw_tasks(self, n, split, rng):
+        sign = torch.arange(n, device=rng.device) % 2 * 2.0 - 1
+        return {"sign": sign}
+
+    def initial(self, lanes, tasks, rng):
+        return {"nothing": torch.zeros(*lanes, 1)}
+
+    def transition(self, state, action, tasks, rng):
+        return state
+
+    def observation(self, state, tasks):
+        return state["nothing"]
+
+    def reward(self, state, action, next_state, tasks, rng):
+        return action.squeeze(-1) * tasks["sign"]
+
+
+def curve(name, iterations, stages=2, **settings):
+    """(before, ..., after) on hidden-sign once meta-trained."""
+    env = HiddenSign(EnvConfig(), horizon=1)
+    cfg = replace(ALGOS[name].config, num_tasks=20, hidden=(16,), **settings)
+    algo = build(cfg, env.spec, generator(0, "init"))
+    for i in range(iterations):
+        tasks = env.sample_tasks(20, "train", generator(0, "tasks", i))
+        algo.meta_update(env, tasks, generator(0, "rollout", i))
+    tasks = env.sample_tasks(40, "test", generator(0, "test"))
+    return adaptation_curve(algo, env, tasks, stages=stages, lanes=20, seed=1).returns.mean(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "iterations", "settings"),
+    [
+        ("maml", 60, {"inner_lr": 1.0, "max_kl": 0.05}),
+        ("maml", 60, {"inner_lr": 1.0, "estimator": "dice", "max_kl": 0.05}),
+        ("fomaml", 60, {"inner_lr": 1.0, "max_kl": 0.05}),
+        ("promp", 150, {"inner_lr": 1.0, "outer_lr": 3e-3}),
+    ],
+)
+def test_adapting_beats_the_blind_ceiling(name, iterations, settings):
+    before, after = curve(name, iterations, **settings)
+    assert abs(before) < 0.15
+    assert after > 0.5
+
+
+def test_joint_training_cannot_know_the_sign():
+    [before] = curve("multi-task", 30, stages=1, max_kl=0.05)
+    assert abs(before) < 0.1
+
+
+def test_reptile_adapts_within_its_inner_steps():
+    before, *_, after = curve("reptile", 30, stages=4, inner_lr=1.0)
+    assert abs(before) < 0.15
+    assert after > 0.5
+
+
+def sinusoid():
+    """The benchmark as a module."""
+    path = Path(__file__).parent.parent / "benchmarks" / "sinusoid.py"
+    spec = importlib.util.spec_from_file_location("sinusoid", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_sinusoids_are_learned_in_a_few_gradient_steps():
+    bench = sinusoid()
+    theta = bench.train(600, outer_lr=3e-3)
+    errors = bench.test(theta, inner_lr=0.01, n=200)
+    assert errors[1] < 0.75 * errors[0]
+    assert errors[5] < errors[1]
+    assert errors[10] < 1.8
+
+
+@pytest.mark.slow
+def test_point_nav_reaches_the_published_curve_within_a_quarter_of_the_budget(tmp_path):
+    out = precocial.train(
+        "maml", "point-nav", "paper", iterations=25, out=tmp_path / "r", quiet=True, eval_every=0
+    )
+    result = precocial.evaluate(out, tasks=40)
+    means = [stage["return_mean"] for stage in result["stages"]]
+    assert means[1] > -16
+    assert means[2] > -7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["maml", "promp"])
+def test_cart_pole_is_balanced_after_adapting_and_not_by_a_blind_policy(algo, tmp_path):
+    run = precocial.train(algo, "cart-pole", out=tmp_path / "r", quiet=True, eval_every=0)
+    blind = precocial.train("multi-task", "cart-pole", out=tmp_path / "b", quiet=True, eval_every=0)
+    result = precocial.evaluate(run, tasks=40, updates=1, references=[blind])
+    adapted = result["stages"][1]["return_mean"]
+    assert adapted > 165
+    assert adapted > 1.8 * result["references"]["multi-task"]
+
+
+@pytest.mark.slow
+def test_bandit_nears_the_bayes_optimum(tmp_path):
+    out = precocial.train("maml", "bandit", out=tmp_path / "r", quiet=True, eval_every=0)
+    result = precocial.evaluate(out, tasks=20_000)
+    assert 6.5 <= result["trial_return_mean"] <= result["references"]["optimum"] + 0.05
