@@ -1,4 +1,4 @@
-"""HalfCheetah stepping, with a policy in the loop, against bare ``mj_step`` on the same threads.
+"""HalfCheetah sampling and meta-training against bare ``mj_step`` on the same threads.
 
     python benchmarks/physics.py --out benchmarks/results/physics.json
 
@@ -23,7 +23,13 @@ import numpy as np
 import torch
 from mujoco.rollout import Rollout
 
+from precocial.algos.gradient import Actor
 from precocial.envs.mujoco.half_cheetah import HalfCheetahDir, HalfCheetahDirConfig
+from precocial.nets.mlp import Policy
+from precocial.ops.params import expand
+from precocial.rollout import collect
+from precocial.seeding import generator
+from precocial.training import build_algorithm, build_env, plan
 
 
 class OwnModel(HalfCheetahDir):
@@ -33,30 +39,35 @@ class OwnModel(HalfCheetahDir):
         return copy.copy(self.model)
 
 
-def policy(num_tasks):
-    """A random 64-64 tanh policy, weights stacked by task."""
-    rng = torch.Generator().manual_seed(0)
-    sizes = [(17, 64), (64, 64), (64, 6)]
-    weights = [torch.randn(num_tasks, i, o, generator=rng) / i**0.5 for i, o in sizes]
-
-    def act(obs):
-        hidden = torch.tanh(obs @ weights[0])
-        hidden = torch.tanh(hidden @ weights[1])
-        mean = hidden @ weights[2]
-        return mean + torch.randn(mean.shape, generator=rng)
-
-    return act
-
-
-def run_ours(env, act, tasks, lanes, steps):
-    """Seconds for ``steps`` steps with the policy; also start and controls, for the replay."""
-    obs = env.reset(tasks, lanes, torch.Generator().manual_seed(1))
-    start, controls = env.state.copy(), []
+def run_ours(env, tasks, lanes, steps):
+    """Seconds for ``steps`` steps of the acting loop; also start and controls, for the replay."""
+    rng = torch.Generator().manual_seed(1)
+    policy = Policy(env.spec, (64, 64), "tanh", 1.0, False, rng)
+    actor, controls = Actor(policy, expand(policy.theta, tasks.num), rng), []
     began = time.perf_counter()
+    collect(env, tasks, actor, lanes, steps, rng)
+    seconds = time.perf_counter() - began
+    # Once more, untimed, to keep what was played.
+    rng.manual_seed(1)
+    obs = env.reset(tasks, lanes, rng)
+    start = env.state.copy()
     for _ in range(steps):
-        obs = env.step(act(obs)).obs
+        obs = env.step(actor.act(obs)).obs
         controls.append(env.control[:, :1].copy())
-    return time.perf_counter() - began, start, np.concatenate(controls, 1)
+    return seconds, start, np.concatenate(controls, 1)
+
+
+def meta_training(threads, repeats):
+    """Environment steps per second of whole ProMP iterations, 40 tasks x 20 lanes x 100 steps x 2."""
+    p = plan("promp", "half-cheetah-dir", "paper", env_threads=threads)
+    env = build_env(p)
+    algorithm, rates = build_algorithm(p, env), []
+    for i in range(repeats + 1):
+        tasks = env.sample_tasks(p.algo_config.num_tasks, "train", generator(0, "tasks", i))
+        began, before = time.perf_counter(), env.steps_taken
+        algorithm.meta_update(env, tasks, generator(0, "rollout", i))
+        rates.append((env.steps_taken - before) / (time.perf_counter() - began))
+    return rates[1:]
 
 
 class Bare:
@@ -79,7 +90,6 @@ class Bare:
         return time.perf_counter() - began
 
 
-@torch.no_grad()
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", type=int, default=40, help="N, tasks")
@@ -90,9 +100,6 @@ def main():
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     args = parser.parse_args()
 
-    # A policy this small is faster on one thread, and OpenMP's other threads would go on spinning
-    # for milliseconds on the cores that physics needs.
-    torch.set_num_threads(1)
     config = HalfCheetahDirConfig(threads=args.threads)
     exact = HalfCheetahDirConfig(threads=args.threads, exact=True)
     envs = {
@@ -101,13 +108,13 @@ def main():
         "ours, exact": HalfCheetahDir(exact),
     }
     threads = envs["ours"].threads
-    act, total = policy(args.tasks), args.tasks * args.lanes * args.steps
+    total = args.tasks * args.lanes * args.steps
     bare = Bare(envs["ours"], threads, args.tasks * args.lanes, args.steps)
     rates: dict[str, list[float]] = {kind: [] for kind in ["bare mj_step", *envs]}
     for repeat in range(args.repeats + 1):
         for kind, env in envs.items():
             tasks = env.sample_tasks(args.tasks, "train", torch.Generator().manual_seed(repeat))
-            seconds, start, controls = run_ours(env, act, tasks, args.lanes, args.steps)
+            seconds, start, controls = run_ours(env, tasks, args.lanes, args.steps)
             if repeat:  # the first round warms up
                 rates[kind].append(total / seconds)
             if kind == "ours":
@@ -116,6 +123,7 @@ def main():
                     rates["bare mj_step"].append(total / seconds)
 
     bare_rates = rates["bare mj_step"]
+    whole = meta_training(args.threads, 3)
     result = {
         "what": "HalfCheetah, 64-64 policy in the loop, against bare mj_step",
         "tasks": args.tasks, "lanes": args.lanes, "steps": args.steps, "threads": threads,
@@ -127,6 +135,10 @@ def main():
             for k, v in rates.items()
         },
     }  # fmt: skip
+    result["env_steps_per_s"]["ProMP meta-training"] = round(statistics.median(whole))
+    result["ratio_to_bare"]["ProMP meta-training"] = round(
+        statistics.median(whole) / statistics.median(bare_rates), 3
+    )
     for kind, ratio in result["ratio_to_bare"].items():
         print(f"{kind:24s} {ratio:5.2f} of bare  {result['env_steps_per_s'][kind]:8,d} env steps/s")
     if args.out:

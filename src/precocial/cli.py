@@ -14,7 +14,6 @@ import tyro
 
 from precocial.errors import UserError
 from precocial.flags import flat, parse
-from precocial.tuning import tune_process
 
 COMMANDS = {
     "train": "train an algorithm on a family of tasks: precocial train maml --env point-nav",
@@ -29,7 +28,6 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 problems found, 2 wrong input, 130 Ctrl-C."""
     args = sys.argv[1:] if argv is None else argv
-    tune_process()
     try:
         return dispatch(args)
     except UserError as error:
@@ -209,6 +207,8 @@ class Eval:
     """Updates after the first stage; default 3, or the whole trial of a bandit."""
     episodes: int | None = None
     """The same for memory methods: episodes of the trial."""
+    adapt_lrs: tuple[float, ...] = ()
+    """Rates of update 1, 2, 3, ... instead of the run's own; choose them on valid tasks."""
     greedy: bool = False
     """Score the most likely actions instead of samples."""
     checkpoint: Literal["last", "best"] = "last"
@@ -237,7 +237,7 @@ def evaluate(args: list[str]) -> int:
     updates = flags.updates if flags.episodes is None else flags.episodes - 1
     result = run_evaluation(
         list(flags.runs), split=flags.split, tasks=flags.tasks, lanes=flags.lanes, updates=updates,
-        greedy=flags.greedy, which=flags.checkpoint, references=list(flags.reference),
+        adapt_lrs=flags.adapt_lrs, greedy=flags.greedy, which=flags.checkpoint, references=list(flags.reference),
         seed=flags.seed,
     )  # fmt: skip
     if flags.json:

@@ -142,6 +142,7 @@ def evaluate(
     lanes: int | None = None,
     updates: int | None = None,
     greedy: bool = False,
+    adapt_lrs: tuple[float, ...] = (),
     which: str = "last",
     references: list[Path | str] | None = None,
     seed: int = 0,
@@ -156,6 +157,7 @@ def evaluate(
         lanes: Episodes per task and stage (E); default as in training.
         updates: Stages after the first; default 3 updates, or the whole trial.
         greedy: Score the most likely actions instead of samples.
+        adapt_lrs: Rates of update 1, 2, 3, ... instead of the run's own; choose them on ``valid``.
         which: ``last`` or ``best`` checkpoint.
         references: Runs to score on the same tasks, before adapting and after.
         seed: Of the tasks and of all randomness here.
@@ -176,7 +178,7 @@ def evaluate(
         _score, split=split, tasks=tasks, updates=updates, greedy=greedy, lanes=lanes, which=which,
         seed=seed,
     )  # fmt: skip
-    scored = [score(run) for run in runs]
+    scored = [score(run, adapt_lrs=adapt_lrs) for run in runs]
     first = scored[0]
     result = {
         "algorithm": plans[0].algo, "env": plans[0].env, "preset": plans[0].preset,
@@ -220,9 +222,11 @@ def _score(
     lanes: int | None,
     which: str,
     seed: int,
+    adapt_lrs: tuple[float, ...] = (),
 ) -> dict[str, Any]:
     """One run on the evaluation's tasks."""
-    p, env, algorithm, _ = load_algorithm(run, which)
+    overrides = {"adapt_lrs": adapt_lrs} if adapt_lrs else {}
+    p, env, algorithm, _ = load_algorithm(run, which, **overrides)
     usual = algorithm.num_stages if algorithm.is_trial else 4
     stages = usual if updates is None else updates + 1
     lanes = lanes or p.algo_config.episodes_per_task

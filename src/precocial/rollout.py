@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -27,18 +28,30 @@ def collect(
     ``extra`` holds what ``learner.act`` left in ``learner.acted`` at each step, stacked, and the
     environment's ``info`` under ``info/NAME``. ``on_step`` is called before every action, to film.
     """
-    obs = env.reset(tasks, lanes, rng)
     columns, extras = [], []
-    for _ in range(num_steps):
-        if on_step:
-            on_step()
-        action = learner.act(obs, explore=explore)
-        step = env.step(action)
-        learner.observe(action, step)
-        columns.append((obs, action, step.reward, step.next_obs, step.terminated, step.truncated))
-        extras.append(learner.acted | {f"info/{k}": v for k, v in step.info.items()})
-        obs = step.obs
+    with _torch_threads(1 if env.spec.threaded else torch.get_num_threads()):
+        obs = env.reset(tasks, lanes, rng)
+        for _ in range(num_steps):
+            if on_step:
+                on_step()
+            action = learner.act(obs, explore=explore)
+            step = env.step(action)
+            learner.observe(action, step)
+            ends = (step.terminated, step.truncated)
+            columns.append((obs, action, step.reward, step.next_obs, *ends))
+            extras.append(learner.acted | {f"info/{k}": v for k, v in step.info.items()})
+            obs = step.obs
     return stack_steps(columns, extras)
+
+
+@contextmanager
+def _torch_threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def stack_steps(

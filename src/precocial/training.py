@@ -231,14 +231,17 @@ def build_algorithm(p: Plan, env: TaskEnv) -> Algorithm:
     return build(p.algo_config, env.spec, generator(p.run.seed, "init"), p.run.device)
 
 
-def load_algorithm(folder: Path, which: str = "last") -> tuple[Plan, TaskEnv, Algorithm, int]:
+def load_algorithm(
+    folder: Path, which: str = "last", **overrides: Any
+) -> tuple[Plan, TaskEnv, Algorithm, int]:
     """A trained run: plan, a fresh environment, the algorithm and its iteration.
 
     Args:
         folder: The run folder.
         which: ``last`` or ``best`` (by return on valid tasks).
+        overrides: Settings to replace that the checkpoint does not depend on.
     """
-    p = read_plan(folder)
+    p = with_overrides(read_plan(folder), overrides)
     env = build_env(p)
     algorithm = build_algorithm(p, env)
     state = checkpoint.load(folder / "checkpoint" / f"{which}.safetensors", p.run.device)

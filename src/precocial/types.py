@@ -71,6 +71,8 @@ class EnvSpec(NamedTuple):
     """Episodes of one trial, where the family says so (a bandit's pulls)."""
     lanes_at_once: int = 4000
     """Lanes that fit in memory together; evaluation takes tasks in chunks of at most this many."""
+    threaded: bool = False
+    """Stepping takes the cores for itself: torch had better not keep threads spinning meanwhile."""
 
 
 class Step(NamedTuple):

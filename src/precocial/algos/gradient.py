@@ -38,9 +38,8 @@ from precocial.types import (
 )
 
 Estimator = Literal["likelihood-ratio", "dice", "log-likelihood"]
-ROWS_PER_CHUNK = 2000
-"""Losses are differentiated for about this many transitions at a time: the activations stay in the
-processor's cache, memory is bounded, and a single large task takes the fastest matrix product."""
+ROWS_PER_CHUNK = 20_000
+"""Losses are differentiated for about this many transitions at a time, which bounds memory."""
 
 
 @dataclass(frozen=True)

@@ -381,6 +381,7 @@ class GymTaskEnv:
             len(self.source.finite) if self.source.finite else None,
             len(self.source.finite or numbers(self.source.example) or []),
             lanes_at_once=LANES_AT_ONCE,
+            threaded=self.cfg.workers > 0,
         )
 
     def _horizon(self) -> int:

@@ -108,6 +108,7 @@ class MujocoTaskEnv:
         self.spec = EnvSpec(
             self.name, self.obs_dim, "box", self.model.nu, tuple(low.tolist()),
             tuple(high.tolist()), cfg.horizon, self.num_tasks, self.task_features(some).shape[-1],
+            threaded=True,
         )  # fmt: skip
 
     # ---- what a family writes -------------------------------------------------------------
