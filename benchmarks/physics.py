@@ -58,7 +58,7 @@ def run_ours(env, tasks, lanes, steps):
 
 
 def meta_training(threads, repeats):
-    """Environment steps per second of whole ProMP iterations, 40 tasks x 20 lanes x 100 steps x 2."""
+    """Environment steps per second of whole ProMP iterations of 40 x 20 x 100 x 2 steps."""
     p = plan("promp", "half-cheetah-dir", "paper", env_threads=threads)
     env = build_env(p)
     algorithm, rates = build_algorithm(p, env), []
@@ -100,8 +100,8 @@ def main():
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     args = parser.parse_args()
 
-    config = HalfCheetahDirConfig(threads=args.threads)
-    exact = HalfCheetahDirConfig(threads=args.threads, exact=True)
+    config = HalfCheetahDirConfig(threads=args.threads, action_scale=10.0)
+    exact = HalfCheetahDirConfig(threads=args.threads, action_scale=10.0, exact=True)
     envs = {
         "ours": HalfCheetahDir(config),
         "ours, a model per task": OwnModel(config),

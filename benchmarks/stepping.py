@@ -54,9 +54,8 @@ def main() -> None:
                     best = max(best, rate)
                 row[kind] = best
             results[name] = row
-            print(
-                f"{name:14} bare {row['bare'] / 1e6:6.2f} M/s   policy {row['policy'] / 1e6:6.2f} M/s"
-            )
+            bare, acted = row["bare"] / 1e6, row["policy"] / 1e6
+            print(f"{name:14} bare {bare:6.2f} M/s   policy {acted:6.2f} M/s")
     if args.out:
         args.out.write_text(json.dumps(results, indent=1) + "\n")
 

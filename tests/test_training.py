@@ -14,6 +14,9 @@ import yaml
 
 import precocial
 from precocial import checkpoint
+from precocial.algos import ALGOS
+from precocial.algos.online_maml import OnlineMAMLConfig
+from precocial.envs import ENVS
 from precocial.rows import read_rows
 from precocial.seeding import derive, generator
 from precocial.training import Loop, create_folder, plan, read_plan, run
@@ -267,3 +270,100 @@ def test_seeds_of_different_places_are_independent():
     assert derive(1, "a") != derive(2, "a")
     with pytest.raises(ValueError, match="seed is -1"):
         derive(-1, "a")
+
+
+# ---- presets --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("env", list(ENVS))
+@pytest.mark.parametrize("algo", list(ALGOS))
+def test_every_pair_resolves_to_its_own_settings(algo, env):
+    p = plan(algo, env)
+    online = (algo, env) in {("maml", "bandit"), ("maml", "tabular-mdp")}
+    assert isinstance(p.algo_config, OnlineMAMLConfig if online else type(ALGOS[algo].config))
+    assert (p.run.iterations > 0) == ALGOS[algo].trains
+    if algo in ("multi-task", "oracle", "scratch"):
+        assert p.algo_config.inner_steps == 0
+
+
+def test_references_spend_the_budget_of_maml():
+    for env in ("point-nav", "cart-pole", "half-cheetah-dir"):
+        maml, joint = plan("maml", env), plan("multi-task", env)
+        a, b = maml.algo_config, joint.algo_config
+        assert a.episodes_per_task == b.episodes_per_task
+        assert a.num_tasks * (a.inner_steps + 1) == b.num_tasks
+        assert maml.run.iterations == joint.run.iterations
+
+
+def test_training_nothing_is_refused():
+    with pytest.raises(UserError, match="--iterations is 0"):
+        plan("maml", "point-nav", iterations=0)
+
+
+def test_env_steps_alone_ends_a_run(tmp_path):
+    p = plan("maml", "point-nav", env_steps=10**7)
+    assert p.run.iterations > 10**6
+    out = precocial.train("maml", "point-nav", env_steps=1500, out=tmp_path / "r", **SMALL)
+    assert numbers(out)[-1]["env_steps"] >= 1500
+
+
+# ---- more ways to stop ----------------------------------------------------------------------
+
+
+def test_a_run_stopped_by_three_in_a_row_stops_again_when_nothing_changed(tmp_path):
+    one = loop(tmp_path, iterations=9)
+    spoil(one, {2, 3, 4})
+    with pytest.raises(UserError):
+        one.run()
+    again = Loop(read_plan(tmp_path / "r"), tmp_path / "r", quiet=True)
+    spoil(again, {0, 1, 2, 3, 4, 5})
+    with pytest.raises(UserError, match="three"):
+        again.run()
+
+
+def test_ctrl_c_while_saving_the_best_loses_nothing(tmp_path, monkeypatch):
+    one = loop(tmp_path, iterations=6)
+    inner = one.save
+
+    def interrupted(name):
+        if name == "best" and one.iteration == 4:
+            raise KeyboardInterrupt
+        inner(name)
+
+    one.save = interrupted
+    try:
+        one.run()
+    except KeyboardInterrupt:
+        run(tmp_path / "r", quiet=True)
+    straight = precocial.train("maml", "point-nav", iterations=6, out=tmp_path / "s", **SMALL)
+    assert numbers(tmp_path / "r") == numbers(straight)
+    a, b = (checkpoint.load(tmp_path / n / "checkpoint" / "best.safetensors") for n in "rs")
+    assert (a["iteration"], a["best"]) == (b["iteration"], b["best"])
+
+
+def test_fewer_iterations_than_done_are_refused(tmp_path):
+    out = precocial.train("maml", "point-nav", iterations=3, out=tmp_path / "r", **SMALL)
+    before = (out / "config.yaml").read_text()
+    with pytest.raises(UserError, match="--iterations is 1"):
+        run(out, iterations=1, quiet=True)
+    assert (out / "config.yaml").read_text() == before
+
+
+def test_overwrite_leaves_alone_what_is_no_run(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").write_text("years of work")
+    with pytest.raises(UserError, match="leaves it alone"):
+        precocial.train("maml", "point-nav", out=tmp_path / "thesis", overwrite=True, **SMALL)
+    assert (tmp_path / "thesis" / "chapter1.tex").exists()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot make"):
+        precocial.train("scratch", "point-nav", out=tmp_path / "file" / "run", **SMALL)
+
+
+def test_settings_that_do_not_fit_the_checkpoint_are_one_clear_line(tmp_path):
+    out = precocial.train("maml", "point-nav", iterations=1, out=tmp_path / "r", **SMALL)
+    text = (out / "config.yaml").read_text()
+    (out / "config.yaml").write_text(text.replace("  - 8\n", "  - 9\n"))
+    with pytest.raises(UserError, match="does not fit") as caught:
+        precocial.evaluate(out, tasks=2)
+    assert "\n" not in str(caught.value)

@@ -33,12 +33,15 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"precocial: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # the reader of our output went away, e.g. `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        print(f"precocial: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("precocial: stopped by Ctrl-C", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def dispatch(args: list[str]) -> int:
@@ -94,10 +97,17 @@ class Resume:
 
 def train(args: list[str]) -> int:
     """``precocial train``."""
-    from precocial.training import create_folder, plan, run, with_overrides
+    from precocial.training import (
+        build_env,
+        create_folder,
+        plan,
+        require_device,
+        run,
+        with_overrides,
+    )
 
     if any(a.split("=")[0] == "--resume" for a in args):
-        return resume([a for a in args if a.startswith("-") or not _is_algo(a)])
+        return resume(args[1:] if _is_algo(args[0]) else args)
     if not args or args[0].startswith("-"):
         from precocial.algos import ALGOS
 
@@ -116,6 +126,8 @@ def train(args: list[str]) -> int:
         [("", place), ("", base.run), ("", base.algo_config), ("env_", base.env_config)],
     )  # fmt: skip
     flags = vars(parse(cls, _aliases(rest), f"precocial train {algo}"))
+    if not any(a.split("=")[0] == "--iterations" for a in rest) and flags["env_steps"]:
+        flags.pop("iterations")  # --env-steps alone ends the run
     where = {k: flags.pop(k) for k in Place.__dataclass_fields__}
     chosen = with_overrides(base, flags)
     if where["seeds"] < 1:
@@ -128,14 +140,14 @@ def train(args: list[str]) -> int:
             parent = where["out"] or one.folder.with_name(one.folder.name.rpartition("-")[0])
             folder = parent / f"seed-{one.run.seed}"
         folders.append((one, folder))
-    from precocial.training import build_env
-
+    require_device(chosen.run.device)
     build_env(chosen).close()  # refuse a wrong environment before anything is written
     for one, folder in folders:
         if folder.exists() and not where["overwrite"]:
             create_folder(one, folder, overwrite=False)  # explains what to do
-    for one, folder in folders:
+    for one, folder in folders:  # all of them first, so that --resume finds every seed
         create_folder(one, folder, overwrite=where["overwrite"])
+    for _, folder in folders:
         _finish(run, folder)
     print(folders[0][1].parent if where["seeds"] > 1 else folders[0][1])
     return 0
@@ -172,6 +184,8 @@ def _is_algo(word: str) -> bool:
 
 def _value_of(args: list[str], flag: str, default: str) -> str:
     """The value a flag has in ``args``, needed before the other flags are known."""
+    if sum(arg.split("=")[0] == flag for arg in args) > 1:
+        raise UserError(f"{flag} was given twice; expected it once")
     for i, arg in enumerate(args):
         if arg == flag and i + 1 < len(args):
             return args[i + 1]
@@ -208,7 +222,8 @@ class Eval:
     episodes: int | None = None
     """The same for memory methods: episodes of the trial."""
     adapt_lrs: tuple[float, ...] = ()
-    """Rates of update 1, 2, 3, ... instead of the run's own; choose them on valid tasks."""
+    """Rates of update 1, 2, 3, ... instead of the run's own, after the run folder; choose them on
+    valid tasks."""
     greedy: bool = False
     """Score the most likely actions instead of samples."""
     checkpoint: Literal["last", "best"] = "last"
@@ -237,7 +252,8 @@ def evaluate(args: list[str]) -> int:
     updates = flags.updates if flags.episodes is None else flags.episodes - 1
     result = run_evaluation(
         list(flags.runs), split=flags.split, tasks=flags.tasks, lanes=flags.lanes, updates=updates,
-        adapt_lrs=flags.adapt_lrs, greedy=flags.greedy, which=flags.checkpoint, references=list(flags.reference),
+        adapt_lrs=flags.adapt_lrs, greedy=flags.greedy, which=flags.checkpoint,
+        references=list(flags.reference),
         seed=flags.seed,
     )  # fmt: skip
     if flags.json:
@@ -325,13 +341,14 @@ def watch(args: list[str]) -> int:
     if flags.updates < 0 or flags.fps < 1:
         raise UserError(f"--updates {flags.updates} and --fps {flags.fps}; expected >= 0 and >= 1")
     from precocial.library import expand_runs, film
-    from precocial.watch import check_output, show, write_animation
+    from precocial.watch import check_output, show, stage_label, write_animation
 
     if flags.out is not None:
         check_output(flags.out)
     run = expand_runs([flags.run])[0]
     films = film(run, updates=flags.updates, seed=flags.seed, which=flags.checkpoint)
-    labels = [f"{_stage_name(k)}: return {total:.1f}" for k, (_, total) in enumerate(films)]
+    unit = "update"
+    labels = [stage_label(k, unit, total) for k, (_, total) in enumerate(films)]
     frames = [f for f, _ in films]
     if flags.out is None:
         show(frames, labels, flags.fps)
@@ -339,10 +356,6 @@ def watch(args: list[str]) -> int:
         write_animation(frames, labels, flags.out, flags.fps)
         print(flags.out)
     return 0
-
-
-def _stage_name(stage: int) -> str:
-    return "before adapting" if stage == 0 else f"after {stage} update{'s' if stage > 1 else ''}"
 
 
 # ---- list, check-env ----------------------------------------------------------------------

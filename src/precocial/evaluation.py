@@ -24,7 +24,7 @@ class Curve(NamedTuple):
     success: np.ndarray | None
     """(N, stages): share of lanes whose first episode succeeded; None where undefined."""
     episodes_seen: list[int]
-    """Episodes per task that had been observed before each stage."""
+    """Whole episodes per task that had been observed before each stage, on average."""
     env_steps_seen: list[int]
     """The same in environment steps."""
 
@@ -63,7 +63,7 @@ def adaptation_curve(
     changes: environment and generators are the evaluation's own.
     """
     size = max(1, env.spec.lanes_at_once // lanes)
-    parts = []
+    parts, observed = [], np.zeros(stages)
     for start in range(0, tasks.num, size):
         part = tasks.select(slice(start, start + size))
         rng = generator(seed, "evaluate", start, device=device)
@@ -72,8 +72,11 @@ def adaptation_curve(
         for stage in range(stages):
             if stage:
                 learner.adapt()
-            rollout = collect(env, part, learner, lanes, env.spec.horizon, rng)
-            if greedy:
+            # In a trial every action counts, so the greedy ones are those it learns from.
+            explore = not (greedy and algorithm.is_trial)
+            rollout = collect(env, part, learner, lanes, env.spec.horizon, rng, explore=explore)
+            observed[stage] += float((rollout.terminated | rollout.truncated).sum())
+            if greedy and explore:
                 rollout = collect(env, part, Onlooker(learner), lanes, env.spec.horizon, rng)
             ended = rollout.terminated | rollout.truncated
             score = [first_episode_return(rollout.reward, ended).mean(1)]
@@ -87,7 +90,7 @@ def adaptation_curve(
     return Curve(
         table[0],
         table[1] if len(table) > 1 else None,
-        [k * lanes for k in range(stages)],
+        [round(x) for x in (np.cumsum(observed) - observed) / tasks.num],
         [k * steps for k in range(stages)],
     )
 

@@ -78,6 +78,7 @@ def parse(cls: Any, args: list[str], prog: str) -> Any:
             return tyro.cli(cls, args=args, prog=prog)
     except SystemExit as stop:
         lines = [re.sub(r"[─│╭╮╰╯]", " ", line).strip() for line in heard.getvalue().splitlines()]
+        lines = [re.sub(r"-{3,}", " ", line).strip() for line in lines]
         words = [w for w in lines if w and "Parsing error" not in w and "--help" not in w]
         message = " ".join(" ".join(words).split()) or "the command line does not parse"
         raise UserError(f"{message}; try {prog} --help") from stop

@@ -16,6 +16,7 @@ from precocial.algos import ALGOS
 from precocial.evaluation import Curve, adaptation_curve, summarise
 from precocial.rollout import collect
 from precocial.seeding import generator
+from precocial.statistics import bootstrap_interval
 from precocial.training import Plan, load_algorithm, read_plan
 from precocial.types import Algorithm, Learner, Split, Step, TaskEnv, UserError
 
@@ -65,15 +66,16 @@ class Agent:
     def __init__(self, trained: Trained, learner: Learner, num_tasks: int, lanes: int) -> None:
         self.trained, self.inner = trained, learner
         self.axes = (num_tasks, lanes)
+        self.raw: Tensor | None = None
 
     def act(self, obs: Any, *, explore: bool = True) -> Any:
         """An action in the environment's units; ``explore=False`` for the most likely one."""
-        self.raw = self.inner.act(self.encode(obs), explore=explore)
+        raw = self.raw = self.inner.act(self.encode(obs), explore=explore)
         env = self.trained.env
         if env.spec.action_kind == "discrete":
-            action = self.raw.cpu().numpy() + getattr(env, "action_start", 0)
+            action = raw.cpu().numpy() + getattr(env, "action_start", 0)
             return int(action[0, 0]) if self.axes == (1, 1) else action
-        unit = self.raw.cpu() / getattr(self.trained.plan.env_config, "action_scale", 1.0)
+        unit = raw.cpu() / getattr(self.trained.plan.env_config, "action_scale", 1.0)
         low, high = torch.tensor(env.spec.action_low), torch.tensor(env.spec.action_high)
         action = torch.lerp(low, high, (unit.clamp(-1, 1) + 1) / 2).numpy()
         space = getattr(env, "action_space", None)  # of a user's environment
@@ -82,7 +84,13 @@ class Agent:
         return action[0, 0] if self.axes == (1, 1) else action
 
     def observe(self, next_obs: Any, reward: Any, terminated: Any, truncated: Any) -> None:
-        """Tell what the last action led to; ``next_obs`` as ``env.step`` returned it."""
+        """Tell what the last action led to; ``next_obs`` as ``env.step`` returned it.
+
+        Raises:
+            UserError: nothing was acted yet, or a shape is wrong.
+        """
+        if self.raw is None:
+            raise UserError("observe() before any act(); expected act, env.step, observe")
         following = self.encode(next_obs)
         step = Step(
             following, following, self._shape(reward, torch.float32),
@@ -128,8 +136,9 @@ def load(folder: Path | str, which: str = "last") -> Trained:
 
 def load_agent(folder: Path | str, path: Path | str) -> Agent:
     """The adapted learner that ``Agent.save`` wrote, for the run it came from."""
-    state = checkpoint.load(Path(path))
-    agent = load(folder).learner(*state["axes"])
+    trained = load(folder)
+    state = checkpoint.load(Path(path), trained.plan.run.device)
+    agent = trained.learner(*state["axes"])
     agent.inner.load_state_dict(state["learner"])
     return agent
 
@@ -154,14 +163,15 @@ def evaluate(
         folders: Run folders, or a parent of ``seed-S`` folders.
         split: ``train``, ``valid``, ``test`` or ``shifted``.
         tasks: Number of tasks (N), the same for every run.
-        lanes: Episodes per task and stage (E); default as in training.
+        lanes: Episodes per task and stage (E), for references too; default as in training.
         updates: Stages after the first; default 3 updates, or the whole trial.
         greedy: Score the most likely actions instead of samples.
         adapt_lrs: Rates of update 1, 2, 3, ... instead of the run's own; choose them on ``valid``.
         which: ``last`` or ``best`` checkpoint.
         references: Runs to score on the same tasks, before adapting and after.
         seed: Of the tasks and of all randomness here.
-        keep: Also write ``eval/SPLIT-SEED.json`` into the run folder.
+        keep: Also write ``eval/SPLIT-SEED.json`` into the folder, where one was given;
+            ``-greedy`` and ``-best`` are part of the name where they apply.
 
     Returns:
         The JSON object that ``precocial eval --json`` prints.
@@ -169,11 +179,19 @@ def evaluate(
     given = [Path(f) for f in (folders if isinstance(folders, list) else [folders])]
     runs = expand_runs(given)
     plans = [read_plan(run) for run in runs]
-    if len({(p.algo, p.env) for p in plans}) > 1:
+    if any(p.algo != plans[0].algo or _family(p) != _family(plans[0]) for p in plans):
         raise UserError(
-            "these runs differ in algorithm or environment; evaluate one group of seeds at a time "
-            "and give the others as --reference"
+            "these runs differ in algorithm, environment or its options; evaluate one group of "
+            "seeds at a time and give the others as --reference"
         )
+    others = expand_runs([Path(f) for f in references or []])
+    for other in map(read_plan, others):
+        if _family(other) != _family(plans[0]):
+            raise UserError(
+                f"the reference {other.algo} was trained on {other.env} with other options than "
+                f"{plans[0].env} here; references must share the environment"
+            )
+    lanes = lanes or plans[0].algo_config.episodes_per_task
     score = partial(
         _score, split=split, tasks=tasks, updates=updates, greedy=greedy, lanes=lanes, which=which,
         seed=seed,
@@ -191,25 +209,42 @@ def evaluate(
         totals = np.stack([s["curve"].returns.sum(1) for s in scored])
         result |= {
             "trial_return_mean": float(totals.mean()),
+            "trial_ci95": list(bootstrap_interval(totals, 400, trim=False)),
             "trial_stderr": float(totals.mean(0).std() / np.sqrt(tasks)),
             "trial_return_seeds": [float(x) for x in totals.mean(1)],
         }
     result["references"] = {"oracle": None, "multi-task": None, "optimum": first["optimum"]}
     result["reference_curves"] = {}
     curves: dict[str, list[Curve]] = {}
-    for run in expand_runs([Path(f) for f in references or []]):
+    for run in others:
         curves.setdefault(read_plan(run).algo, []).append(score(run)["curve"])
     for name, group in curves.items():
         stages = summarise(group)["stages"]
-        result["references"][name] = stages[0]["return_mean"]
+        total = float(np.mean([c.returns.sum(1).mean() for c in group]))
+        result["references"][name] = total if first["trial"] else stages[0]["return_mean"]
         result["reference_curves"][name] = stages
     result |= {"task_params": first["task_params"], "family_size": first["family_size"]}
-    if keep:
-        home = given[0] if len(given) == 1 else runs[0]
-        path = home / "eval" / f"{split}-{seed}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(result), encoding="utf-8")
+    if keep and len(given) == 1:
+        variant = [split, str(seed)] + ["greedy"] * greedy + ["best"] * (which == "best")
+        _write(given[0] / "eval" / f"{'-'.join(variant)}.json", json.dumps(result))
     return result
+
+
+def _family(p: Plan) -> tuple[str, dict[str, Any]]:
+    """What two runs must share to be scored on the same tasks."""
+    ignored = {"threads", "workers", "step_timeout", "train_tasks", "action_scale"}
+    return p.env, {k: v for k, v in vars(p.env_config).items() if k not in ignored}
+
+
+def _write(path: Path, text: str) -> None:
+    """Write whole or not at all."""
+    partial = path.with_suffix(".partial")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _score(
@@ -229,19 +264,22 @@ def _score(
     p, env, algorithm, _ = load_algorithm(run, which, **overrides)
     usual = algorithm.num_stages if algorithm.is_trial else 4
     stages = usual if updates is None else updates + 1
-    lanes = lanes or p.algo_config.episodes_per_task
+    trial = algorithm.is_trial and stages == usual
+    assert lanes is not None
     try:
         batch = env.sample_tasks(tasks, split, generator(seed, "evaluation tasks", split))
         curve = adaptation_curve(
             algorithm, env, batch, stages=stages, lanes=lanes, seed=seed, greedy=greedy,
             device=p.run.device,
         )  # fmt: skip
-        optimum = env.optimum(batch)
+        # The optimum is that of a whole trial, on the prior it was computed for.
+        known = split != "shifted" and (trial or env.spec.trial_episodes == 1)
+        optimum = env.optimum(batch) if known else None
     finally:
         env.close()
     small = {k: v[:1000].tolist() for k, v in batch.params.items() if v[0].numel() <= 8}
     return {
-        "curve": curve, "lanes": lanes, "unit": algorithm.stage_unit, "trial": algorithm.is_trial,
+        "curve": curve, "lanes": lanes, "unit": algorithm.stage_unit, "trial": trial,
         "adapt_lrs": algorithm.test_lrs(stages - 1),
         "optimum": None if optimum is None else float(optimum.mean()), "task_params": small,
         "family_size": env.spec.num_tasks,

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from precocial.algos import ALGOS
+from precocial.algos.gradient import GradientConfig
 from precocial.algos.online_maml import OnlineMAMLConfig
 from precocial.envs import ENVS
 from precocial.types import UserError
@@ -54,6 +55,9 @@ def _bandit(pulls: int, arms: int, iterations: int) -> Preset:
     )
 
 
+_TABULAR = Preset(200, env={"episodes": 10}, config=OnlineMAMLConfig(num_tasks=500, inner_lr=0.1))
+
+
 PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
     ("maml", "point-nav"): {
         "default": Preset(100, _NAV_FAST),
@@ -79,6 +83,7 @@ PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
         "default": Preset(250, _CHEETAH, _SCALE),
         "paper": Preset(1001, {}, _SCALE),
     },
+    ("maml", "tabular-mdp"): {"default": _TABULAR, "n10": _TABULAR},
     ("promp", "point-nav"): {"default": Preset(100, _NAV_FAST)},
     ("reptile", "point-nav"): {"default": Preset(100, _NAV_FAST)},
 }
@@ -101,27 +106,26 @@ def find(algo: str, env: str, name: str) -> Preset:
         raise nearest(algo, list(ALGOS), "algorithm")
     own = PRESETS.get((algo, env))
     table = own or PRESETS.get(("maml", env), {})
-    if name not in table:
-        if name == "default":
-            return Preset() if env in ENVS else OWN_ENVIRONMENT
+    if name in table:
+        preset = table[name]
+    elif name == "default":
+        preset = Preset() if env in ENVS else OWN_ENVIRONMENT
+    else:
         raise nearest(name, [*dict.fromkeys([*table, "default"])], f"preset for {algo} on {env}")
-    preset = table[name]
-    if own is None and algo in JOINT and preset.config is None:
+    if own:
+        return preset
+    if preset.config is not None:  # settings of another class: only the family's options carry over
+        preset = Preset(env=preset.env)
+    if algo in JOINT:
         # Budgets are equal: all the episodes that MAML spends before and after adapting.
-        inner = preset.algo.get("inner_steps", 1)
-        episodes = preset.algo.get("episodes_per_task", 20) * (1 + inner)
-        if algo == "scratch":
-            episodes = preset.algo.get("episodes_per_task", 20)
-        return replace(
-            preset,
-            algo=preset.algo | {"inner_steps": 0, "episodes_per_task": episodes},
-            iterations=preset.iterations if ALGOS[algo].trains else 0,
-        )
-    return preset
+        stages = 1 + preset.algo.get("inner_steps", 1)
+        num_tasks = preset.algo.get("num_tasks", GradientConfig.num_tasks) * stages
+        preset = replace(preset, algo=preset.algo | {"inner_steps": 0, "num_tasks": num_tasks})
+    return preset if ALGOS[algo].trains else replace(preset, iterations=0)
 
 
 def settings(algo: str, preset: Preset) -> Any:
     """The algorithm's settings under a preset."""
     base = preset.config or ALGOS[algo].config
-    known = {f for f in base.__dataclass_fields__}
+    known = base.__dataclass_fields__
     return replace(base, **{k: v for k, v in preset.algo.items() if k in known})

@@ -18,8 +18,11 @@ PLAIN_EVERY_S = 10.0
 class Progress:
     """Shows iterations done, returns before and after adapting, environment steps per second."""
 
-    def __init__(self, total: int, done: int, *, quiet: bool) -> None:
-        self.total, self.quiet = total, quiet
+    def __init__(self, iterations: int, done: int, env_steps: int, *, quiet: bool) -> None:
+        self.env_steps, self.quiet = env_steps, quiet
+        self.total = env_steps or iterations
+        if env_steps:  # the run ends by its steps, so these are what the bar counts
+            done = 0
         self.started, self.last_line = time.perf_counter(), 0.0
         self.first_steps: int | None = None
         self.bar: Bar | None = None
@@ -28,7 +31,7 @@ class Progress:
                 TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}"), console=Console(stderr=True),
             )  # fmt: skip
-            self.task = self.bar.add_task("train", total=total, completed=done, note="")
+            self.task = self.bar.add_task("train", total=self.total, completed=done, note="")
 
     def __enter__(self) -> Progress:
         if self.bar:
@@ -50,11 +53,13 @@ class Progress:
             return
         now = time.perf_counter()
         note = self.note(env_steps, metrics, now)
+        done = env_steps if self.env_steps else iteration
         if self.bar:
-            self.bar.update(self.task, completed=iteration, note=note)
-        elif now - self.last_line > PLAIN_EVERY_S or iteration == self.total:
+            self.bar.update(self.task, completed=min(done, self.total), note=note)
+        elif now - self.last_line > PLAIN_EVERY_S or done >= self.total:
             self.last_line = now
-            print(f"iteration {iteration}/{self.total}  {note}", file=sys.stderr, flush=True)
+            unit = "step" if self.env_steps else "iteration"
+            print(f"{unit} {done}/{self.total}  {note}", file=sys.stderr, flush=True)
 
     def note(self, env_steps: int, metrics: Metrics, now: float) -> str:
         """The numbers of a line."""

@@ -15,6 +15,6 @@ def read_rows(path: Path) -> list[dict[str, float]]:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 break
-            if isinstance(row, dict) and "env_steps" in row:
+            if isinstance(row, dict) and {"iteration", "env_steps"} <= row.keys():
                 rows.append({k: v for k, v in row.items() if isinstance(v, int | float)})
     return rows

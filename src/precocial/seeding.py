@@ -14,7 +14,7 @@ import torch
 
 
 def derive(seed: int, *place: int | str) -> int:
-    """A 63-bit seed for a place such as ``("tasks", 17)``; distinct places are independent.
+    """A 63-bit seed for a place such as ``("tasks", 17)``; places of one length are independent.
 
     Raises:
         ValueError: the seed is negative.

@@ -28,7 +28,7 @@ def interquartile_mean(values: np.ndarray) -> float:
 
 
 def bootstrap_interval(
-    scores: np.ndarray, num_resamples: int = 2000, seed: int = 0
+    scores: np.ndarray, num_resamples: int = 2000, seed: int = 0, *, trim: bool = True
 ) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the interquartile mean.
 
@@ -40,6 +40,7 @@ def bootstrap_interval(
         scores: (S, N), one row per training seed, one column per task.
         num_resamples: Number of bootstrap samples.
         seed: Of the resampling; equal arguments give equal intervals.
+        trim: False for the interval of the plain mean.
 
     Returns:
         The 2.5th and the 97.5th percentile.
@@ -58,7 +59,8 @@ def bootstrap_interval(
         shape = (min(size, num_resamples - start), num_seeds, num_tasks)
         rows = rng.integers(num_seeds, size=shape[:2])[..., None]
         drawn = scores[rows, rng.integers(num_tasks, size=shape)]  # (resamples, S, N)
-        means.append(_middle_mean(drawn.reshape(shape[0], -1)))
+        flat = drawn.reshape(shape[0], -1)
+        means.append(_middle_mean(flat) if trim else flat.mean(-1))
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return float(low), float(high)
 

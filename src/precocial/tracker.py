@@ -21,10 +21,10 @@ class Tracker:
         partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
         partial.replace(path)
         self.file = path.open("a", encoding="utf-8")
-        self.board = SummaryWriter(str(folder), purge_step=iteration if iteration else None)
+        self.board = SummaryWriter(str(folder), purge_step=iteration)
 
     def log(self, iteration: int, env_steps: int, metrics: Metrics) -> None:
-        """One row; TensorBoard's x axis is environment steps."""
+        """One row; TensorBoard's x axis is the iteration."""
         row = {"iteration": iteration, "env_steps": env_steps} | metrics
         self.file.write(json.dumps(row) + "\n")
         self.file.flush()

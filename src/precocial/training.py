@@ -7,6 +7,7 @@ import dataclasses
 import math
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -31,6 +32,9 @@ from precocial.seeding import derive, generator
 from precocial.tracker import Tracker
 from precocial.types import Algorithm, Metrics, TaskEnv, UserError
 
+NO_LIMIT = 10**9
+"""Iterations of a run that --env-steps alone ends."""
+
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
@@ -41,7 +45,8 @@ class RunConfig:
     iterations: int = 100
     """Outer iterations."""
     env_steps: int = 0
-    """Stop after this many environment steps even if iterations are left; 0: no such limit."""
+    """End after this many environment steps; 0: no such limit. Without --iterations it alone ends
+    the run."""
     device: str = "cpu"
     """Device of networks and tensor environments: cpu, cuda, cuda:1, ..."""
     eval_every: int = 10
@@ -60,12 +65,19 @@ class RunConfig:
             if getattr(self, name) < low:
                 flag = "--" + name.replace("_", "-")
                 raise UserError(f"{flag} is {getattr(self, name)}; expected {low} or more")
-        try:
-            device = torch.device(self.device)
-        except RuntimeError as error:
-            raise UserError(f"--device is {self.device!r}; expected cpu or cuda") from error
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise UserError(f"--device is {self.device} but this torch finds no GPU; try cpu")
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise UserError(f"--device is {self.device!r}; expected cpu, cuda or cuda:NUMBER")
+
+
+def require_device(device: str) -> None:
+    """Refuse a GPU that is not there.
+
+    Raises:
+        UserError: torch finds none, or fewer.
+    """
+    if device != "cpu" and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise UserError(f"--device is {device} but torch finds {found} GPUs; try --device cpu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +90,11 @@ class Plan:
     run: RunConfig
     algo_config: Any
     env_config: Any
+
+    def __post_init__(self) -> None:
+        """Refuse a run that would train nothing."""
+        if ALGOS[self.algo].trains and self.run.iterations < 1:
+            raise UserError(f"--iterations is {self.run.iterations}; expected 1 or more")
 
     @property
     def folder(self) -> Path:
@@ -109,6 +126,8 @@ def plan(algo: str, env: str, preset: str = "default", **overrides: Any) -> Plan
 def with_overrides(base: Plan, overrides: dict[str, Any]) -> Plan:
     """The plan with some fields replaced."""
     parts: dict[str, dict[str, Any]] = {"run": {}, "algo_config": {}, "env_config": {}}
+    if overrides.get("env_steps") and "iterations" not in overrides:
+        overrides = overrides | {"iterations": NO_LIMIT}
     for key, value in overrides.items():
         if key in base.run.__dataclass_fields__:
             parts["run"][key] = value
@@ -196,7 +215,7 @@ def read_plan(folder: Path) -> Plan:
         raise UserError(f"{folder} is no run folder (no config.yaml); expected one made by train")
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML; restore it or train again") from error
     if not isinstance(document, dict):
         raise UserError(f"{path} is empty; restore it or train again with --overwrite")
@@ -211,13 +230,30 @@ def create_folder(p: Plan, folder: Path, *, overwrite: bool) -> None:
                 f"{folder} exists; continue it with --resume {folder}, replace it with "
                 "--overwrite, or choose another --out"
             )
-        shutil.rmtree(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    partial.mkdir()
-    text = yaml.safe_dump(to_document(p), sort_keys=False)
-    (partial / "config.yaml").write_text(text, encoding="utf-8")
-    partial.rename(folder)
+        if not folder.is_dir() or (any(folder.iterdir()) and not is_run(folder)):
+            raise UserError(f"{folder} is no run folder, so --overwrite leaves it alone")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+        partial.mkdir()
+        write_config(partial, to_document(p))
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    except OSError as error:
+        raise UserError(f"cannot make {folder}: {error.strerror}; choose another --out") from error
+
+
+def is_run(folder: Path) -> bool:
+    """Whether the folder is a run."""
+    return (folder / "config.yaml").is_file()
+
+
+def write_config(folder: Path, document: dict[str, Any]) -> None:
+    """Write ``config.yaml`` whole or not at all."""
+    partial = folder / "config.yaml.partial"
+    partial.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    partial.replace(folder / "config.yaml")
 
 
 def build_env(p: Plan) -> TaskEnv:
@@ -242,11 +278,29 @@ def load_algorithm(
         overrides: Settings to replace that the checkpoint does not depend on.
     """
     p = with_overrides(read_plan(folder), overrides)
+    if not torch.cuda.is_available():  # acting and evaluating need no GPU
+        p = with_overrides(p, {"device": "cpu"})
     env = build_env(p)
     algorithm = build_algorithm(p, env)
-    state = checkpoint.load(folder / "checkpoint" / f"{which}.safetensors", p.run.device)
-    algorithm.load_state_dict(state["algorithm"])
+    state = load_state(folder, algorithm, which, p.run.device)
     return p, env, algorithm, int(state["iteration"])
+
+
+def load_state(folder: Path, algorithm: Algorithm, which: str, device: str) -> dict[str, Any]:
+    """Put a checkpoint's state into the algorithm; returns all of the checkpoint.
+
+    Raises:
+        UserError: no checkpoint, a damaged one, or one of other settings or another environment.
+    """
+    state = checkpoint.load(folder / "checkpoint" / f"{which}.safetensors", device)
+    try:
+        algorithm.load_state_dict(state["algorithm"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise UserError(
+            f"the checkpoint in {folder} does not fit its config.yaml or the environment as it is "
+            "now (other sizes of network, observation or action); restore them or train again"
+        ) from error
+    return state
 
 
 def run(folder: Path, iterations: int | None = None, *, quiet: bool = False) -> Path:
@@ -258,12 +312,19 @@ def run(folder: Path, iterations: int | None = None, *, quiet: bool = False) -> 
         KeyboardInterrupt: Ctrl-C, after saving a checkpoint.
     """
     p = read_plan(folder)
+    require_device(p.run.device)
+    loop = Loop(p, folder, quiet=quiet)
     if iterations is not None and iterations != p.run.iterations:
-        p = with_overrides(p, {"iterations": iterations})
-        text = yaml.safe_dump(to_document(p), sort_keys=False)
-        (folder / "config.yaml.partial").write_text(text, encoding="utf-8")
-        (folder / "config.yaml.partial").replace(folder / "config.yaml")
-    Loop(p, folder, quiet=quiet).run()
+        if iterations < loop.iteration:
+            raise UserError(
+                f"--iterations is {iterations}; expected at least the {loop.iteration} that "
+                f"{folder} has done"
+            )
+        document = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        document["run"]["iterations"] = iterations
+        write_config(folder, document)
+        loop.plan = with_overrides(p, {"iterations": iterations})
+    loop.run()
     return folder
 
 
@@ -275,19 +336,18 @@ class Loop:
         self.env, self.valid_env = build_env(p), build_env(p)
         self.algorithm = build_algorithm(p, self.env)
         self.iteration, self.skipped_in_a_row, self.best = 0, 0, -math.inf
-        last = folder / "checkpoint" / "last.safetensors"
-        if last.is_file():
-            state = checkpoint.load(last, p.run.device)
-            self.algorithm.load_state_dict(state["algorithm"])
+        if (folder / "checkpoint" / "last.safetensors").is_file():
+            state = load_state(folder, self.algorithm, "last", p.run.device)
             self.iteration, self.best = int(state["iteration"]), float(state["best"])
             self.skipped_in_a_row = int(state["skipped_in_a_row"])
             self.env.steps_taken = int(state["env_steps"])
+        self.before = self.snapshot()
 
     def run(self) -> None:
         """Iterate to the end; save on every way out."""
         run = self.plan.run
         tracker = Tracker(self.folder, self.iteration)
-        progress = Progress(self.plan.run.iterations, self.iteration, quiet=self.quiet)
+        progress = Progress(run.iterations, self.iteration, run.env_steps, quiet=self.quiet)
         try:
             with progress, self.resumable():
                 while self.iteration < run.iterations and not self.steps_used_up():
@@ -301,12 +361,23 @@ class Loop:
                         self.save("last")
                     progress.show(self.iteration, self.env.steps_taken, metrics)
             self.save("last")
-            if not (self.folder / "checkpoint" / "best.safetensors").is_file():
+            if self.best == -math.inf:  # nothing was validated: the latest is the best known
                 self.save("best")
         finally:
             tracker.close()
             self.env.close()
             self.valid_env.close()
+
+    def snapshot(self) -> tuple[Any, ...]:
+        """All that an iteration changes."""
+        state = copy.deepcopy(self.algorithm.state_dict())
+        return state, self.env.steps_taken, self.iteration, self.skipped_in_a_row, self.best
+
+    def restore(self) -> None:
+        """Undo the iteration under way."""
+        state, steps, self.iteration, self.skipped_in_a_row, self.best = self.before
+        self.algorithm.load_state_dict(state)
+        self.env.steps_taken = steps
 
     def steps_used_up(self) -> bool:
         """Whether ``--env-steps`` is reached."""
@@ -318,10 +389,7 @@ class Loop:
         try:
             yield
         except BaseException as error:
-            if hasattr(self, "before"):
-                self.algorithm.load_state_dict(self.before)
-                self.env.steps_taken = self.steps_before
-                self.iteration = self.iteration_before
+            self.restore()
             self.save("last")
             if not isinstance(error, KeyboardInterrupt):
                 text = getattr(error, "trace", "") or traceback.format_exc()
@@ -331,8 +399,7 @@ class Loop:
     def iterate(self) -> Metrics:
         """One outer iteration, undone if its numbers are not finite."""
         run = self.plan.run
-        self.before = copy.deepcopy(self.algorithm.state_dict())
-        self.steps_before, self.iteration_before = self.env.steps_taken, self.iteration
+        self.before = self.snapshot()
         started = time.perf_counter()
         # Tasks are always drawn on the CPU, so that they are the same on every device.
         tasks = self.env.sample_tasks(
@@ -344,10 +411,10 @@ class Loop:
         if self.finite(metrics):
             self.skipped_in_a_row = 0
         else:
-            self.algorithm.load_state_dict(self.before)
+            self.algorithm.load_state_dict(self.before[0])
             self.skipped_in_a_row += 1
             metrics = {k: v for k, v in metrics.items() if math.isfinite(v)} | {"loss/skipped": 1.0}
-            if self.skipped_in_a_row == 3:
+            if self.skipped_in_a_row >= 3:
                 raise UserError(
                     f"losses or parameters were not finite in three iterations in a row, the last "
                     f"{self.iteration}; the checkpoint before them is kept in {self.folder}: try a "
@@ -382,8 +449,8 @@ class Loop:
         trial = curve.returns.sum(1) if self.algorithm.is_trial else curve.returns[:, -1]
         final = float(trial.mean())
         if final > self.best:
-            self.best = final
             self.save("best")
+            self.best = final
         metrics["time/valid_s"] = time.perf_counter() - started
         return metrics
 
@@ -425,6 +492,7 @@ def train(
     """
     p = plan(algo, env, preset, **overrides)
     folder = Path(out) if out is not None else p.folder
+    require_device(p.run.device)
     build_env(p).close()  # refuse a wrong environment before anything is written
     create_folder(p, folder, overwrite=overwrite)
     return run(folder, quiet=quiet)

@@ -33,7 +33,7 @@ CLASSES: dict[type, Any] = {
     ReptileConfig: Reptile,
 }
 
-_JOINT = MAMLConfig(inner_steps=0, episodes_per_task=40)
+_JOINT = MAMLConfig(inner_steps=0, num_tasks=80)
 """As many episodes per iteration as MAML with one inner step, so that budgets are equal."""
 
 ALGOS: dict[str, Entry] = {

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -151,18 +151,58 @@ class Batch(NamedTuple):
     """1 / standard deviation of the raw advantages (1 without normalisation), for DiCE."""
 
     def select(self, index: slice, every: int = 1) -> Batch:
-        """The tasks at ``index``; with ``every`` > 1 whole lanes stay and steps are thinned."""
-        thin = [
-            x[index, ::every] if x.ndim > 1 else x[index]
-            for x in (self.obs, self.action, self.log_prob, self.advantage)
-        ]
-        dist = {k: v[index, ::every] for k, v in self.dist.items()}
-        rest = (self.reward[index], self.value[index], self.first[index], self.scale[index])
-        return Batch(thin[0], thin[1], dist, thin[2], thin[3], *rest)
+        """The tasks at ``index``; ``every`` > 1 keeps one transition in so many.
+
+        Lanes keep different time steps, so that every time of an episode stays represented.
+        """
+        lanes, steps = self.reward.shape[1:]
+        place = torch.arange(lanes * steps, device=self.reward.device)
+        kept = ((place // steps + place % steps) % every == 0).nonzero().squeeze(-1)
+
+        def thin(x: Tensor) -> Tensor:
+            return x[index] if every == 1 else x[index].index_select(1, kept)
+
+        return Batch(
+            thin(self.obs), thin(self.action), {k: thin(v) for k, v in self.dist.items()},
+            thin(self.log_prob), thin(self.advantage), self.reward[index], self.value[index],
+            self.first[index], self.scale[index],
+        )  # fmt: skip
 
 
-Update = Callable[[Params, Batch, float], Params]
-"""One inner update with a given rate, values only: (phi, data, alpha) -> phi."""
+@runtime_checkable
+class Update(Protocol):
+    """The inner update of one trial, values only."""
+
+    def __call__(self, params: Params, batch: Batch, lr: float) -> Params:
+        """Phi after one update with rate ``lr`` on ``batch``."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class GradientDescent:
+    """The inner update of MAML and ProMP; it has no state."""
+
+    def __init__(self, policy: Policy, cfg: GradientConfig) -> None:
+        self.policy, self.cfg = policy, cfg
+
+    def __call__(self, params: Params, batch: Batch, lr: float) -> Params:
+        """One step on every task, a chunk of tasks at a time."""
+        parts = []
+        for i in chunks(batch):
+            loss = partial(inner_loss, self.policy, batch.select(i), self.cfg)
+            part = {k: p[i] for k, p in params.items()}
+            parts.append(inner_update(loss, part, lr, second_order=False))
+        return {k: torch.cat([p[k] for p in parts]).detach() for k in params}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing."""
 
 
 @torch.no_grad()
@@ -185,11 +225,9 @@ def score(rollout: Rollout, cfg: GradientConfig) -> Batch:
     )  # fmt: skip
 
 
-def inner_loss(
-    policy: Policy, batch: Batch, cfg: GradientConfig, params: Params
-) -> Float[Tensor, " n"]:
-    """The surrogate an inner step descends, one value per task."""
-    lp = log_prob(policy.dist(params, batch.obs), batch.action)
+def surrogate(dist: Dist, batch: Batch, cfg: GradientConfig) -> Float[Tensor, " n"]:
+    """What an inner step descends, one value per task, given the policy at the batch's states."""
+    lp = log_prob(dist, batch.action)
     if cfg.estimator == "dice":
         lp = lp.reshape(batch.reward.shape)
         return dice_loss(lp, batch.reward, batch.value, batch.first, cfg.gamma, batch.scale)
@@ -198,20 +236,16 @@ def inner_loss(
     return likelihood_ratio_loss(lp, batch.log_prob, batch.advantage)
 
 
+def inner_loss(
+    policy: Policy, batch: Batch, cfg: GradientConfig, params: Params
+) -> Float[Tensor, " n"]:
+    """The surrogate as a function of the parameters."""
+    return surrogate(policy.dist(params, batch.obs), batch, cfg)
+
+
 def policy_losses(policy: Policy, batches: list[Batch], cfg: GradientConfig) -> list[TaskLoss]:
     """The inner losses on each stage's data, as functions of the parameters."""
     return [partial(inner_loss, policy, batch, cfg) for batch in batches]
-
-
-def adapt_values(
-    policy: Policy, phi: Params, batch: Batch, cfg: GradientConfig, lr: float
-) -> Params:
-    """One inner update of every task, values only, a chunk of tasks at a time."""
-    parts = []
-    for i in chunks(batch):
-        loss = partial(inner_loss, policy, batch.select(i), cfg)
-        parts.append(inner_update(loss, {k: p[i] for k, p in phi.items()}, lr, second_order=False))
-    return {k: torch.cat([p[k] for p in parts]).detach() for k in phi}
 
 
 def chunks(batch: Batch) -> Iterator[slice]:
@@ -279,18 +313,27 @@ class GradientLearner(Actor):
                 "adapt() before any observe(); let the learner act for an episode first"
             )
         rollout = stack_steps(self.steps, self.dists)
+        if not bool((rollout.terminated | rollout.truncated).flatten(1).any(1).all()):
+            raise UserError(
+                "adapt() before any episode ended; let the learner act to its end first"
+            )
         self.steps, self.dists = [], []
         self.updates += 1
         batch, lr = score(rollout, self.cfg), self.cfg.test_lr(self.updates)
         self.params = detach(self.update(self.params, batch, lr))
 
     def state_dict(self) -> dict[str, Any]:
-        """Adapted parameters and the number of updates; data not yet adapted to are left out."""
-        return {"params": dict(self.params), "updates": self.updates}
+        """All it has learned and its normaliser; data not yet adapted to are left out."""
+        return {
+            "params": dict(self.params), "updates": self.updates,
+            "policy": self.policy.state_dict(), "update": self.update.state_dict(),
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue as the saved learner."""
         self.params, self.updates = dict(state["params"]), int(state["updates"])
+        self.policy.load_state_dict(state["policy"])
+        self.update.load_state_dict(state["update"])
 
 
 class Stages(NamedTuple):
@@ -348,7 +391,7 @@ class SampledUpdates(PolicyMethod):
 
     def make_update(self) -> Update:
         """The inner update of a new trial: plain gradient descent."""
-        return lambda phi, batch, lr: adapt_values(self.policy, phi, batch, self.cfg, lr)
+        return GradientDescent(self.policy, self.cfg)
 
     def collect_stages(
         self, env: TaskEnv, tasks: Tasks, rng: torch.Generator, *, query: bool = True

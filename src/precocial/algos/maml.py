@@ -140,16 +140,17 @@ class MAML(AdamUpdates):
             return metrics | {"loss/kl": 0.0, "loss/step_fraction": 0.0}
         full_step = -direction * (2 * self.cfg.max_kl / curvature) ** 0.5
 
+        @torch.no_grad()
         def evaluate(vector: Tensor) -> tuple[float, float]:
-            params = {k: p.requires_grad_() for k, p in unflatten(vector, theta).items()}
+            params = unflatten(vector, theta)
             total_loss = total_kl = 0.0
             n = query.obs.shape[0]
             for i in chunks(query):
                 loss, divergence = self.outer_loss(
                     params, [s.select(i) for s in supports], query.select(i), second_order=False
                 )
-                total_loss += float(loss.detach().sum()) / n
-                total_kl += float(divergence.detach().sum()) / n
+                total_loss += float(loss.sum()) / n
+                total_kl += float(divergence.sum()) / n
             return total_loss, total_kl
 
         start = flatten(theta).detach()

@@ -20,6 +20,7 @@ stages folded into the task axis, and phi_k is a running sum.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -125,6 +126,8 @@ class OnlineMAML(PolicyMethod):
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
+        for rollout in stages:
+            self.policy.update_statistics(rollout.obs)
         returns = [float(s.reward.sum(2).mean()) for s in stages]
         total = sum(returns)
         return {
@@ -137,10 +140,10 @@ class OnlineMAML(PolicyMethod):
         }
 
     def credit(self, reward: Float[Tensor, "nk e t"], n: int) -> Float[Tensor, "nk e t"]:
-        """Reward to go over the trial less its mean over tasks, in standard deviations."""
-        # A stage's lanes all feed the next update, so later stages count for each of them.
+        """Undiscounted reward to go over the trial less its mean over tasks, standardised."""
+        # Every lane of a stage feeds the later updates of all lanes, so all their rewards count.
         own = reward.flip(-1).cumsum(-1).flip(-1)
-        later = reward.sum(2).mean(1).unflatten(0, (n, -1))  # (N, K)
+        later = reward.sum((1, 2)).unflatten(0, (n, -1))  # (N, K)
         later = later.flip(1).cumsum(1).flip(1) - later
         to_go = (own.unflatten(0, later.shape) + later[:, :, None, None]).detach()  # (N, K, E, T)
         centred = to_go - to_go.mean((0, 2), keepdim=True)
@@ -183,8 +186,8 @@ class OnlineLearner(Actor):
         self.theta = {
             k: p.detach().clone() for k, p in expand(method.policy.theta, num_tasks).items()
         }
-        super().__init__(method.policy, self.theta, rng)
-        self.inner, self.gamma = method.inner, method.cfg.gamma
+        super().__init__(copy.deepcopy(method.policy), self.theta, rng)
+        self.inner, self.gamma = copy.deepcopy(method.inner), method.cfg.gamma
         self.total = {k: torch.zeros_like(p) for k, p in self.theta.items()}
         self.steps: list[tuple[Tensor, ...]] = []
 
@@ -217,9 +220,14 @@ class OnlineLearner(Actor):
         self.params = {k: p - lr * self.total[k] for k, p in self.theta.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Parameters theta and the sum of gradients; data not yet adapted to are left out."""
-        return {"theta": self.theta, "total": self.total, "params": self.params}
+        """All it has learned and its learning rule; data not yet adapted to are left out."""
+        return {
+            "theta": self.theta, "total": self.total, "params": self.params,
+            "inner": self.inner.state_dict(), "policy": self.policy.state_dict(),
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue as the saved learner."""
         self.theta, self.total, self.params = state["theta"], state["total"], state["params"]
+        self.inner.load_state_dict(state["inner"])
+        self.policy.load_state_dict(state["policy"])

@@ -28,10 +28,10 @@ from precocial.algos.gradient import (
     at_least,
     chunks,
     in_range,
-    policy_losses,
     positive,
+    surrogate,
 )
-from precocial.ops.adaptation import inner_update
+from precocial.ops.adaptation import descend
 from precocial.ops.distributions import kl, log_prob
 from precocial.ops.losses import ppo_clip_loss
 from precocial.ops.params import expand
@@ -92,10 +92,10 @@ class ProMP(AdamUpdates):
         """Clipped loss on D' and mean inner KL, each (N,)."""
         phi = expand(self.policy.theta, query.obs.shape[0])
         inner_kl = torch.zeros_like(query.advantage[:, 0])
-        losses = policy_losses(self.policy, supports, self.cfg)
-        for support, loss in zip(supports, losses, strict=True):
-            divergence = kl(support.dist, self.policy.dist(phi, support.obs))
-            inner_kl = inner_kl + divergence.mean(1) / len(supports)
-            phi = inner_update(loss, phi, self.cfg.inner_lr, second_order=True)
+        for support in supports:
+            dist = self.policy.dist(phi, support.obs)
+            inner_kl = inner_kl + kl(support.dist, dist).mean(1) / len(supports)
+            loss = surrogate(dist, support, self.cfg)
+            phi = descend(loss, phi, self.cfg.inner_lr, second_order=True)
         lp = log_prob(self.policy.dist(phi, query.obs), query.action)
         return ppo_clip_loss(lp, query.log_prob, query.advantage, self.cfg.clip_eps), inner_kl

@@ -33,7 +33,7 @@ from precocial.nets.mlp import Policy
 from precocial.ops.distributions import log_prob
 from precocial.ops.losses import ppo_clip_loss
 from precocial.ops.params import detach
-from precocial.types import Metrics, Params, TaskEnv, Tasks
+from precocial.types import Metrics, Params, TaskEnv, Tasks, UserError
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class ReptileConfig(GradientConfig):
         at_least(self, 1, "inner_steps", "inner_epochs")
         positive(self, "outer_lr")
         in_range(self, 0, 1, "clip_eps", "outer_lr")
+        if self.estimator != "likelihood-ratio":
+            raise UserError(f"--estimator is {self.estimator}; reptile knows only likelihood-ratio")
 
 
 class InnerOptimizer:
@@ -83,6 +85,14 @@ class InnerOptimizer:
                 optimizer.step()
         self.moments = optimizer.state_dict()
         return detach(phi)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimiser's moments."""
+        return {"moments": self.moments}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse."""
+        self.moments = state["moments"]
 
 
 class Reptile(SampledUpdates):

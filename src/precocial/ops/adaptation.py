@@ -27,10 +27,13 @@ def inner_update(loss: TaskLoss, params: Params, lr: float, *, second_order: boo
     with torch.enable_grad():
         if not any(p.requires_grad for p in params.values()):
             params = {k: p.detach().requires_grad_() for k, p in params.items()}
-        grads = torch.autograd.grad(
-            loss(params).sum(), list(params.values()), create_graph=second_order
-        )
-        return sgd_step(params, dict(zip(params, grads, strict=True)), lr)
+        return descend(loss(params), params, lr, second_order=second_order)
+
+
+def descend(loss: Float[Tensor, " n"], params: Params, lr: float, *, second_order: bool) -> Params:
+    """The same for a loss already computed from ``params``."""
+    grads = torch.autograd.grad(loss.sum(), list(params.values()), create_graph=second_order)
+    return sgd_step(params, dict(zip(params, grads, strict=True)), lr)
 
 
 def adapt(losses: Sequence[TaskLoss], theta: Params, lr: float, *, second_order: bool) -> Params:

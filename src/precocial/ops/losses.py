@@ -55,7 +55,9 @@ def dice_loss(
     opening = torch.where(first > 0, steps, 0).cummax(-1).values
     before = torch.cat([torch.zeros_like(total[..., :1]), total[..., :-1]], -1)
     past = total - before.gather(-1, opening)
-    discount = gamma ** (steps - opening).to(reward.dtype)
+    # From a table: a vectorised power would round differently with the size of the batch.
+    powers = gamma ** torch.arange(log_prob.shape[-1], device=reward.device, dtype=reward.dtype)
+    discount = powers[steps - opening]
     box = (past - past.detach()).exp()
     box_one = (log_prob - log_prob.detach()).exp()
     per_step = discount * scale * (box * reward + (1 - box_one) * value)
