@@ -195,7 +195,14 @@ class TaskSource:
             else:  # some cannot be reset before they have a task
                 self.env.unwrapped.np_random = np.random.default_rng(seed)
             kwargs = {"split": split} if self.takes_split else {}
-            tasks = list(self.call(where, self.sample, n, **kwargs))
+            tasks = self.call(where, self.sample, n, **kwargs)
+        try:
+            tasks = list(tasks)
+        except TypeError as error:
+            raise EnvError(
+                f"{self.name}: sample_tasks({n}) gave {described(tasks)}, {where}; expected a list "
+                "of tasks", "contract",
+            ) from error  # fmt: skip
         if len(tasks) != n:
             raise EnvError(
                 f"{self.name}: sample_tasks({n}) gave {len(tasks)} tasks, {where}", "contract"

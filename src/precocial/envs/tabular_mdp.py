@@ -91,14 +91,14 @@ class TabularMDP(TensorTaskEnv):
         return mean + torch.randn(mean.shape, generator=rng, device=mean.device)
 
     def optimum(self, tasks: Tasks) -> Float[Tensor, " n"]:
-        """Undiscounted value of state 0 over one episode for whom the MDP is known."""
+        """Undiscounted total over the trial's episodes for whom the MDP is known."""
         cumulated = tasks.params["cumulated"]
         chance = torch.diff(cumulated, dim=-1, prepend=torch.zeros_like(cumulated[..., :1]))
         value = torch.zeros(tasks.num, self.obs_dim)
         for _ in range(self.spec.horizon):  # (N, S, A, S) x (N, S) -> (N, S, A)
             ahead = torch.einsum("nsaz,nz->nsa", chance, value)
             value = (tasks.params["mean_reward"] + ahead).amax(-1)
-        return value[:, 0]
+        return value[:, 0] * self.trial_episodes
 
 
 def _pick(table: Tensor, state: Tensor, action: Tensor) -> Tensor:

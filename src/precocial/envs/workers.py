@@ -57,7 +57,7 @@ class EnvError(UserError):
         return EnvError, (str(self), self.code, self.trace)
 
 
-def raised(error: Exception, where: str) -> EnvError:
+def raised(error: BaseException, where: str) -> EnvError:
     """The user's exception as one line with their file and line, e.g. ``(my_env.py:41)``."""
     trace = "".join(traceback.format_exception(error))
     text = " ".join(str(error).split()) or "(no message)"
@@ -320,7 +320,8 @@ class Copies:
     def close(self) -> None:
         """Close every copy."""
         for env in self.envs:
-            env.close()
+            with contextlib.suppress(Exception):  # the work is done: nothing is lost with it
+                env.close()
         self.envs = []
 
     # ---- within -----------------------------------------------------------------------------
@@ -341,7 +342,7 @@ class Copies:
             return function(*args, **kwargs)
         except EnvError as error:
             raise EnvError(f"{error}, {self._where(i)}", error.code, error.trace) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise raised(error, self._where(i)) from error
 
     def _checked(

@@ -1,0 +1,86 @@
+"""Results of ``precocial eval --json`` as one CSV and one Markdown table.
+
+    python benchmarks/table.py --out benchmarks/results/learning.csv FOLDER...
+
+Each FOLDER is a run, or a parent of seed-S runs, that ``precocial eval`` has been run on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+import yaml
+
+from precocial.library import expand_runs
+from precocial.rows import read_rows
+
+
+def describe(folder: Path) -> tuple[list[dict], str]:
+    """CSV rows of one folder, and its line of the Markdown table."""
+    result = json.loads(next(iter(sorted((folder / "eval").glob("test-*.json")))).read_text())
+    runs = expand_runs([folder])
+    configs = [yaml.safe_load((run / "config.yaml").read_text()) for run in runs]
+    logs = [read_rows(run / "metrics.jsonl") for run in runs]
+    seconds = [
+        sum(v for row in rows for k, v in row.items() if k.startswith("time/")) for rows in logs
+    ]
+    steps = max((rows[-1]["env_steps"] for rows in logs if rows), default=0)
+    common = {
+        "env": result["env"], "algorithm": result["algorithm"], "preset": result["preset"],
+        "seeds": " ".join(map(str, result["run_seeds"])), "tasks": result["num_tasks"],
+        "lanes": result["lanes"], "env_steps": int(steps),
+        "commit": configs[0]["precocial"]["commit"], "machine": configs[0]["machine"],
+        "seconds_per_seed": round(sum(seconds) / len(seconds)),
+    }  # fmt: skip
+    rows = [
+        common | {
+            "stage": s["stage"], "return_mean": s["return_mean"], "return_iqm": s["return_iqm"],
+            "ci95_low": s["ci95"][0], "ci95_high": s["ci95"][1],
+            "seed_means": " ".join(f"{x:.4f}" for x in s["seed_means"]),
+        }
+        for s in result["stages"]
+    ]  # fmt: skip
+    if "trial_return_mean" in result:
+        rows.append(
+            common | {
+                "stage": "trial", "return_mean": result["trial_return_mean"],
+                "ci95_low": result["trial_ci95"][0], "ci95_high": result["trial_ci95"][1],
+                "seed_means": " ".join(f"{x:.4f}" for x in result["trial_return_seeds"]),
+            }
+        )  # fmt: skip
+        cells = [f"trial {result['trial_return_mean']:.3f}"]
+    else:
+        cells = [
+            f"{s['return_mean']:.2f} (IQM {s['return_iqm']:.2f}, {s['ci95'][0]:.2f} .. "
+            f"{s['ci95'][1]:.2f})"
+            for s in result["stages"]
+        ]
+    head = [
+        common["env"], common["algorithm"], len(runs), f"{steps / 1e6:.1f} M",
+        f"{common['seconds_per_seed']} s", common["commit"],
+    ]  # fmt: skip
+    return rows, "| " + " | ".join(map(str, head + cells)) + " |"
+
+
+def main() -> None:
+    """Write the CSV, print the Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    rows: list[dict] = []
+    for folder in args.folders:
+        more, line = describe(folder)
+        rows += more
+        print(line)
+    with args.out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
