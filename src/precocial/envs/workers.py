@@ -68,7 +68,7 @@ _OURS = str(Path(__file__).parents[1])
 _LIBRARIES = tuple(sysconfig.get_path(p) for p in ("stdlib", "purelib", "platlib"))
 
 
-def _blame(error: Exception) -> str:
+def _blame(error: BaseException) -> str:
     """The deepest line of the traceback that is the user's own, or failing that, a library's."""
     places = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError) and error.filename:
