@@ -4,7 +4,7 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: setup demo test lint types unit examples test-learning build clean
+.PHONY: setup demo test lint types unit test-learning build clean
 
 setup: .venv/.ready
 
