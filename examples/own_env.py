@@ -26,8 +26,7 @@ class Spring(gymnasium.Env):
     50 steps of 0.1 s.
 
     The task is the mass, the stiffness and the sign of the motor. None of them shows in the
-    observation, and whoever does not know the sign had better not push at all: only by trying and
-    adapting can one do well.
+    observation; whoever does not know the sign has to find it out first, by trying and adapting.
     """
 
     # Your time limit. (`TimeLimit`, or registering with `max_episode_steps`, does as well.)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -367,3 +368,18 @@ def test_settings_that_do_not_fit_the_checkpoint_are_one_clear_line(tmp_path):
     with pytest.raises(UserError, match="does not fit") as caught:
         precocial.evaluate(out, tasks=2)
     assert "\n" not in str(caught.value)
+
+
+def test_a_users_environment_resumes_to_the_bit(tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parent.parent / "examples")
+    settings = {k: v for k, v in SMALL.items() if k != "env_horizon"}
+    name = "own_env:Spring"
+    whole = precocial.train("maml", name, iterations=4, out=tmp_path / "whole", **settings)
+    part = precocial.train("maml", name, iterations=2, out=tmp_path / "part", **settings)
+    run(part, iterations=4, quiet=True)
+    assert numbers(whole) == numbers(part)
+
+
+def test_scratch_trains_nothing():
+    with pytest.raises(UserError, match="untrained"):
+        plan("scratch", "point-nav", iterations=3)

@@ -216,8 +216,10 @@ def evaluate(
     result["references"] = {"oracle": None, "multi-task": None, "optimum": first["optimum"]}
     result["reference_curves"] = {}
     curves: dict[str, list[Curve]] = {}
+    same_stages = len(first["curve"].episodes_seen) - 1
     for run in others:
-        curves.setdefault(read_plan(run).algo, []).append(score(run)["curve"])
+        scored_run = score(run, updates=same_stages)
+        curves.setdefault(read_plan(run).algo, []).append(scored_run["curve"])
     for name, group in curves.items():
         stages = summarise(group)["stages"]
         total = float(np.mean([c.returns.sum(1).mean() for c in group]))

@@ -95,6 +95,10 @@ class Plan:
         """Refuse a run that would train nothing."""
         if ALGOS[self.algo].trains and self.run.iterations < 1:
             raise UserError(f"--iterations is {self.run.iterations}; expected 1 or more")
+        if not ALGOS[self.algo].trains and self.run.iterations:
+            raise UserError(
+                f"{self.algo} is evaluated untrained; leave --iterations and --env-steps out"
+            )
 
     @property
     def folder(self) -> Path:
