@@ -273,20 +273,11 @@ class Actor:
         """Nothing is kept."""
 
 
-class GradientLearner(Actor):
-    """Adapts at test time by the very update that was meta-trained."""
+class Recorder(Actor):
+    """Acts, and keeps what follows until it is taken to adapt."""
 
-    def __init__(
-        self,
-        policy: Policy,
-        params: Params,
-        rng: torch.Generator,
-        cfg: GradientConfig,
-        update: Update,
-    ) -> None:
+    def __init__(self, policy: Policy, params: Params, rng: torch.Generator) -> None:
         super().__init__(policy, params, rng)
-        self.cfg, self.update = cfg, update
-        self.updates = 0
         self.steps: list[tuple[Tensor, ...]] = []
         self.dists: list[Dist] = []
 
@@ -302,11 +293,11 @@ class GradientLearner(Actor):
         )
         self.dists.append(self.acted)
 
-    def adapt(self) -> None:
-        """One update on everything observed since the last.
+    def take(self) -> Rollout:
+        """Everything observed since the last call.
 
         Raises:
-            UserError: no whole episode was observed since the last update.
+            UserError: nothing, or on some task no whole episode.
         """
         if not self.steps:
             raise UserError(
@@ -318,9 +309,29 @@ class GradientLearner(Actor):
                 "adapt() before any episode ended; let the learner act to its end first"
             )
         self.steps, self.dists = [], []
+        return rollout
+
+
+class GradientLearner(Recorder):
+    """Adapts at test time by the very update that was meta-trained."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        params: Params,
+        rng: torch.Generator,
+        cfg: GradientConfig,
+        update: Update,
+    ) -> None:
+        super().__init__(policy, params, rng)
+        self.cfg, self.update = cfg, update
+        self.updates = 0
+
+    def adapt(self) -> None:
+        """One update on everything observed since the last."""
+        batch = score(self.take(), self.cfg)
         self.updates += 1
-        batch, lr = score(rollout, self.cfg), self.cfg.test_lr(self.updates)
-        self.params = detach(self.update(self.params, batch, lr))
+        self.params = detach(self.update(self.params, batch, self.cfg.test_lr(self.updates)))
 
     def state_dict(self) -> dict[str, Any]:
         """All it has learned and its normaliser; data not yet adapted to are left out."""

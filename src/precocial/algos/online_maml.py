@@ -29,13 +29,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from precocial.algos.gradient import Actor, PolicyConfig, PolicyMethod, at_least, positive
+from precocial.algos.gradient import PolicyConfig, PolicyMethod, Recorder, at_least, positive
 from precocial.nets.mlp import Policy
 from precocial.ops.distributions import log_prob
 from precocial.ops.params import detach, expand
 from precocial.ops.returns import reward_to_go
-from precocial.rollout import collect, stack_steps
-from precocial.types import EnvSpec, Metrics, Params, Rollout, Step, TaskEnv, Tasks, UserError
+from precocial.rollout import collect
+from precocial.types import EnvSpec, Metrics, Params, Rollout, TaskEnv, Tasks, UserError
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def fold(stages: list[Rollout]) -> Rollout:
     return Rollout(obs, action, reward, next_obs, terminated, truncated, {})
 
 
-class OnlineLearner(Actor):
+class OnlineLearner(Recorder):
     """Acts with phi = theta - alpha times the sum of all gradients at theta so far."""
 
     def __init__(self, method: OnlineMAML, num_tasks: int, rng: torch.Generator) -> None:
@@ -189,27 +189,10 @@ class OnlineLearner(Actor):
         super().__init__(copy.deepcopy(method.policy), self.theta, rng)
         self.inner, self.gamma = copy.deepcopy(method.inner), method.cfg.gamma
         self.total = {k: torch.zeros_like(p) for k, p in self.theta.items()}
-        self.steps: list[tuple[Tensor, ...]] = []
-
-    def act(self, obs: Float[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
-        """As ``Actor``; remembers the observation."""
-        self.obs = obs
-        return super().act(obs, explore=explore)
-
-    def observe(self, action: Tensor, step: Step) -> None:
-        """Keep the transition for ``adapt``."""
-        self.steps.append(
-            (self.obs, action, step.reward, step.next_obs, step.terminated, step.truncated)
-        )
 
     def adapt(self) -> None:
         """Add the gradient of what was observed since the last call."""
-        if not self.steps:
-            raise UserError(
-                "adapt() before any observe(); let the learner act for an episode first"
-            )
-        rollout = stack_steps(self.steps, [{}])
-        self.steps = []
+        rollout = self.take()
         with torch.enable_grad():
             theta = {k: p.requires_grad_() for k, p in detach(self.theta).items()}
             gradient = self.inner.gradient(
