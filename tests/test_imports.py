@@ -7,7 +7,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src" / "precocial"
 LAYERS = [
-    ["errors", "types", "seeding", "rows", "statistics"],
+    ["errors", "checks", "types", "seeding", "rows", "statistics"],
     ["ops"],
     ["nets", "envs"],
     ["rollout", "tracker", "checkpoint"],

@@ -23,6 +23,7 @@ import yaml
 import precocial
 from precocial import checkpoint
 from precocial.algos import ALGOS, build
+from precocial.checks import at_least
 from precocial.envs import env_config, make_env
 from precocial.envs.oracle import OracleEnv
 from precocial.evaluation import adaptation_curve
@@ -58,13 +59,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
-        for name, low in (
-            ("seed", 0), ("iterations", 0), ("env_steps", 0), ("eval_every", 0),
-            ("eval_tasks", 1), ("save_every", 1),
-        ):  # fmt: skip
-            if getattr(self, name) < low:
-                flag = "--" + name.replace("_", "-")
-                raise UserError(f"{flag} is {getattr(self, name)}; expected {low} or more")
+        at_least(self, 0, "seed", "iterations", "env_steps", "eval_every")
+        at_least(self, 1, "eval_tasks", "save_every")
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise UserError(f"--device is {self.device!r}; expected cpu, cuda or cuda:NUMBER")
 

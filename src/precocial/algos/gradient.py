@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from precocial.checks import at_least, in_range, positive
 from precocial.nets.baseline import advantages
 from precocial.nets.mlp import Activation, Policy
 from precocial.ops.adaptation import TaskLoss, inner_update
@@ -103,32 +104,6 @@ class GradientConfig(PolicyConfig):
         if not self.adapt_lrs:
             return self.inner_lr
         return self.adapt_lrs[min(update, len(self.adapt_lrs)) - 1]
-
-
-def flag(name: str) -> str:
-    """The command-line flag of a field."""
-    return "--" + name.replace("_", "-")
-
-
-def at_least(cfg: Any, low: int, *names: str) -> None:
-    """Refuse whole numbers below ``low``."""
-    for name in names:
-        if not getattr(cfg, name) >= low:
-            raise UserError(f"{flag(name)} is {getattr(cfg, name)}; expected {low} or more")
-
-
-def in_range(cfg: Any, low: float, high: float, *names: str) -> None:
-    """Refuse numbers outside [low, high], and NaN."""
-    for name in names:
-        if not low <= getattr(cfg, name) <= high:
-            raise UserError(f"{flag(name)} is {getattr(cfg, name)}; expected {low} to {high}")
-
-
-def positive(cfg: Any, *names: str) -> None:
-    """Refuse numbers that are not finite and above 0."""
-    for name in names:
-        if not 0 < getattr(cfg, name) < math.inf:
-            raise UserError(f"{flag(name)} is {getattr(cfg, name)}; expected a number above 0")
 
 
 class Batch(NamedTuple):

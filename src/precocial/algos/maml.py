@@ -31,12 +31,10 @@ from precocial.algos.gradient import (
     AdamUpdates,
     Batch,
     GradientConfig,
-    at_least,
     chunks,
-    in_range,
     policy_losses,
-    positive,
 )
+from precocial.checks import at_least, in_range, positive
 from precocial.ops.adaptation import adapt
 from precocial.ops.distributions import kl, kl_hessian_product, log_prob
 from precocial.ops.losses import likelihood_ratio_loss, ppo_clip_loss

@@ -29,7 +29,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from precocial.algos.gradient import PolicyConfig, PolicyMethod, Recorder, at_least, positive
+from precocial.algos.gradient import PolicyConfig, PolicyMethod, Recorder
+from precocial.checks import at_least, positive
 from precocial.nets.mlp import Policy
 from precocial.ops.distributions import log_prob
 from precocial.ops.params import detach, expand

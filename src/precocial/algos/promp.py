@@ -25,12 +25,10 @@ from precocial.algos.gradient import (
     AdamUpdates,
     Batch,
     GradientConfig,
-    at_least,
     chunks,
-    in_range,
-    positive,
     surrogate,
 )
+from precocial.checks import at_least, in_range, positive
 from precocial.ops.adaptation import descend
 from precocial.ops.distributions import kl, log_prob
 from precocial.ops.losses import ppo_clip_loss

@@ -25,10 +25,8 @@ from precocial.algos.gradient import (
     GradientConfig,
     SampledUpdates,
     Update,
-    at_least,
-    in_range,
-    positive,
 )
+from precocial.checks import at_least, in_range, positive
 from precocial.nets.mlp import Policy
 from precocial.ops.distributions import log_prob
 from precocial.ops.losses import ppo_clip_loss

@@ -82,12 +82,6 @@ def env_config(name: str, **fields: Any) -> EnvConfig:
     return cls(**{k: v for k, v in fields.items() if k in known})
 
 
-def _adapter_config() -> type[EnvConfig]:
-    from precocial.envs.gym import GymConfig
-
-    return GymConfig
-
-
 def make_env(name: str, config: EnvConfig) -> TaskEnv:
     """The environment a string names: a registered family, a Gymnasium id or ``module:Class``.
 

@@ -34,14 +34,14 @@ class EnvConfig:
 
 def uniform(
     rng: torch.Generator, shape: tuple[int, ...], low: float, high: float
-) -> Float[Tensor, ...]:
+) -> Float[Tensor, "..."]:
     """Uniform samples in [low, high)."""
     return torch.rand(shape, generator=rng, device=rng.device) * (high - low) + low
 
 
 def log_uniform(
     rng: torch.Generator, shape: tuple[int, ...], low: float, high: float
-) -> Float[Tensor, ...]:
+) -> Float[Tensor, "..."]:
     """Samples whose logarithm is uniform, in [low, high)."""
     return uniform(rng, shape, math.log(low), math.log(high)).exp()
 
@@ -53,7 +53,7 @@ _RESIDUES: dict[Split, tuple[int, ...]] = {
 
 def split_uniform(
     rng: torch.Generator, shape: tuple[int, ...], low: float, high: float, split: Split
-) -> Float[Tensor, ...]:
+) -> Float[Tensor, "..."]:
     """Uniform samples whose train, valid and test values can never be equal.
 
     [low, high) is cut into 10 000 slivers; a sliver's number modulo 10 decides its split: 0-7
@@ -79,7 +79,7 @@ def split_log_uniform(
     return split_uniform(rng, shape, start, end, split).exp()
 
 
-def split_of(value: Float[Tensor, ...], low: float, high: float) -> Shaped[Tensor, ...]:
+def split_of(value: Float[Tensor, "..."], low: float, high: float) -> Shaped[Tensor, "..."]:
     """Residue (0-9) of the sliver a value of ``split_uniform`` lies in; for checks."""
     return ((value.double() - low) / (high - low) * 10_000).floor().long() % 10
 

@@ -15,7 +15,7 @@ from torch import Tensor
 Dist = dict[str, Tensor]
 
 
-def log_prob(dist: Dist, action: Tensor) -> Float[Tensor, ...]:
+def log_prob(dist: Dist, action: Tensor) -> Float[Tensor, "..."]:
     """Log-density (summed over action components) or log-probability of ``action``."""
     if "logits" in dist:
         return dist["logits"].gather(-1, action.unsqueeze(-1)).squeeze(-1)
@@ -25,7 +25,7 @@ def log_prob(dist: Dist, action: Tensor) -> Float[Tensor, ...]:
     return -(0.5 * scaled.square() + log_std + constant).sum(-1)
 
 
-def kl(old: Dist, new: Dist) -> Float[Tensor, ...]:
+def kl(old: Dist, new: Dist) -> Float[Tensor, "..."]:
     """KL(old || new), nats."""
     if "logits" in old:
         return (old["logits"].exp() * (old["logits"] - new["logits"])).sum(-1)
