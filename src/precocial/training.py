@@ -379,6 +379,12 @@ class Loop:
         self.algorithm.load_state_dict(state)
         self.env.steps_taken = steps
 
+    def share_done(self) -> float:
+        """How much of the run is done, by iterations or by ``--env-steps``, whichever is more."""
+        run = self.plan.run
+        by_steps = self.env.steps_taken / run.env_steps if run.env_steps else 0.0
+        return min(1.0, max(self.iteration / run.iterations, by_steps))
+
     def steps_used_up(self) -> bool:
         """Whether ``--env-steps`` is reached."""
         return bool(self.plan.run.env_steps) and self.env.steps_taken >= self.plan.run.env_steps
@@ -406,6 +412,7 @@ class Loop:
             self.plan.algo_config.num_tasks, "train", generator(run.seed, "tasks", self.iteration)
         )
         rng = generator(run.seed, "rollout", self.iteration, device=run.device)
+        self.algorithm.progress = self.share_done()
         metrics = self.algorithm.meta_update(self.env, tasks, rng)
         metrics = {k if "/" in k else f"train/{k}": v for k, v in metrics.items()}
         if self.finite(metrics):

@@ -49,6 +49,37 @@ class Tasks(NamedTuple):
         return Tasks({k: v[index] for k, v in self.params.items()}, self.id[index])
 
 
+@runtime_checkable
+class Belief(Protocol):
+    """Exact posterior over the tasks of a family, given what an agent saw during its trial.
+
+    A belief is a tensor dict with leaves ``(N, E, ...)``. It knows the family's prior and nothing
+    of the task at hand.
+    """
+
+    dim: int
+    """D, the size of ``features``."""
+
+    def prior(self, lanes: tuple[int, int], device: torch.device) -> dict[str, Tensor]:
+        """The belief at the start of a trial, on lanes (N, E)."""
+        ...
+
+    def update(
+        self,
+        belief: dict[str, Tensor],
+        obs: Tensor,
+        action: Tensor,
+        reward: Tensor,
+        next_obs: Tensor,
+    ) -> dict[str, Tensor]:
+        """Bayes' rule for one transition; it goes on across episode ends."""
+        ...
+
+    def features(self, belief: dict[str, Tensor]) -> Float[Tensor, "n e d"]:
+        """The posterior as numbers of order one, sufficient to act optimally."""
+        ...
+
+
 class EnvSpec(NamedTuple):
     """What an algorithm may know of a task family."""
 
@@ -73,6 +104,8 @@ class EnvSpec(NamedTuple):
     """Lanes that fit in memory together; evaluation takes tasks in chunks of at most this many."""
     threaded: bool = False
     """Stepping takes the cores for itself: torch had better not keep threads spinning meanwhile."""
+    belief: Belief | None = None
+    """The exact posterior over tasks, where the family knows it; for ``belief-oracle``."""
 
 
 class Step(NamedTuple):
@@ -141,6 +174,12 @@ class TaskEnv(Protocol):
         """Expected return of the best task-ignorant learner or informed policy, where known."""
         ...
 
+    def references(
+        self, tasks: Tasks, episodes: int, rng: torch.Generator
+    ) -> dict[str, Float[Tensor, "n k"]]:
+        """What known methods score on these tasks: returns of episode 1, 2, ..., k by name."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -183,6 +222,8 @@ class Algorithm(Protocol):
     """Stages of the adaptation curve in training."""
     is_trial: bool
     """Every stage counts: the score is the sum over the stages of a trial."""
+    progress: float
+    """Share of the run that is done, 0 to 1; the loop sets it, schedules read it."""
 
     def test_lrs(self, num_updates: int) -> list[float]:
         """Inner rates of updates 1, 2, ... at test time; empty where nothing is updated."""

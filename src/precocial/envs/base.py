@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
-from precocial.types import EnvSpec, Split, Step, Tasks, UserError
+from precocial.types import Belief, EnvSpec, Split, Step, Tasks, UserError
 
 State = dict[str, Tensor]
 """A simulator state, each ``(N, E, ...)``."""
@@ -113,6 +113,7 @@ class TensorTaskEnv:
         self.spec = EnvSpec(
             self.name, self.obs_dim, self.action_kind, self.action_dim, self.action_low,
             self.action_high, horizon, self.num_tasks, task_dim, self.trial_episodes,
+            belief=self.belief(),
         )  # fmt: skip
 
     # ---- what a family writes -------------------------------------------------------------
@@ -128,6 +129,10 @@ class TensorTaskEnv:
     ) -> State:
         """First state of an episode on every lane (N, E)."""
         raise NotImplementedError
+
+    def restart(self, state: State, tasks: dict[str, Tensor], rng: torch.Generator) -> State:
+        """First state of the next episode of a trial; a family whose world goes on overrides it."""
+        return self.initial(self.lanes, tasks, rng)
 
     def transition(
         self, state: State, action: Tensor, tasks: dict[str, Tensor], rng: torch.Generator
@@ -164,6 +169,16 @@ class TensorTaskEnv:
 
     def optimum(self, tasks: Tasks) -> Float[Tensor, " n"] | None:
         """Known best expected return per task; None where nobody knows."""
+        return None
+
+    def references(
+        self, tasks: Tasks, episodes: int, rng: torch.Generator
+    ) -> dict[str, Float[Tensor, "n k"]]:
+        """Scores of known methods by name: returns of episodes 1 to k of a trial on each task."""
+        return {}
+
+    def belief(self) -> Belief | None:
+        """The exact posterior over tasks; None where it is not known."""
         return None
 
     def draw(self, state: State, tasks: dict[str, Tensor], size: int) -> UInt8[np.ndarray, "h w 3"]:
@@ -219,7 +234,7 @@ class TensorTaskEnv:
             ended = truncated | terminated
         may_end = self.latest >= self.spec.horizon or self.terminal_is_possible
         if may_end and bool(ended.any()):
-            fresh = self.initial(self.lanes, self.tasks, self.rng)
+            fresh = self.restart(following, self.tasks, self.rng)
             self.state = {k: _where(ended, fresh[k], v) for k, v in following.items()}
             self.time = self.time.masked_fill(ended, 0)
             if bool(ended.all()):

@@ -17,7 +17,7 @@ class OracleEnv:
         self.env = env
         some = env.sample_tasks(1, "train", torch.Generator().manual_seed(0))
         extra = env.task_features(some).shape[-1]
-        self.spec = env.spec._replace(obs_dim=env.spec.obs_dim + extra)
+        self.spec = env.spec._replace(obs_dim=env.spec.obs_dim + extra, belief=None)
 
     @property
     def steps_taken(self) -> int:
@@ -64,6 +64,12 @@ class OracleEnv:
     def task_features(self, tasks: Tasks) -> Float[Tensor, "n d"]:
         """As the family."""
         return self.env.task_features(tasks)
+
+    def references(
+        self, tasks: Tasks, episodes: int, rng: torch.Generator
+    ) -> dict[str, Float[Tensor, "n k"]]:
+        """As the wrapped family's."""
+        return self.env.references(tasks, episodes, rng)
 
     def optimum(self, tasks: Tasks) -> Float[Tensor, " n"] | None:
         """As the family."""

@@ -163,6 +163,12 @@ class MujocoTaskEnv:
         """All parameters, flattened; a family whose numbers are not of order one rescales them."""
         return torch.cat([v.reshape(tasks.num, -1).float() for v in tasks.params.values()], -1)
 
+    def references(
+        self, tasks: Tasks, episodes: int, rng: torch.Generator
+    ) -> dict[str, Float[Tensor, "n k"]]:
+        """Nobody has scored known methods here."""
+        return {}
+
     def optimum(self, tasks: Tasks) -> Float[Tensor, " n"] | None:
         """Nobody knows."""
         return None
