@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from rich.table import Table
 
 from precocial.errors import UserError
 from precocial.flags import flat, parse
@@ -266,14 +267,32 @@ def evaluate(args: list[str]) -> int:
 def _print_curve(result: dict[str, Any]) -> None:
     """The evaluation as a table."""
     from rich.console import Console
-    from rich.table import Table
 
-    unit = result["stage_unit"]
-    table = Table(
-        title=f"{result['algorithm']} on {result['env']}, {result['num_tasks']} {result['split']} "
+    title = (
+        f"{result['algorithm']} on {result['env']}, {result['num_tasks']} {result['split']} "
         f"tasks x {result['lanes']} lanes, {result['runs']} run(s)"
     )
-    for name in (f"after {unit}s", "rate", "mean return", "IQM", "95 % interval", "success"):
+    if result["stage_unit"] == "episode":
+        table = _trial_table(result, title)
+    else:
+        table = _update_table(result, title)
+    console = Console()
+    console.print(table)
+    if "trial_return_mean" in result:
+        console.print(
+            f"whole trial: {result['trial_return_mean']:.3f} "
+            f"(standard error over tasks {result['trial_stderr']:.3f})"
+        )
+    for name, value in result["references"].items():
+        listed = result["stage_unit"] == "episode" and name in result["reference_curves"]
+        if value is not None and not listed:
+            console.print(f"{name}: {value:.2f}")
+
+
+def _update_table(result: dict[str, Any], title: str) -> Table:
+    """One row per stage."""
+    table = Table(title=title)
+    for name in ("after updates", "rate", "mean return", "IQM", "95 % interval", "success"):
         table.add_column(name, justify="right")
     rates = ["", *(f"{lr:g}" for lr in result["adapt_lrs"])]
     for row, rate in zip(result["stages"], rates, strict=True):
@@ -283,16 +302,30 @@ def _print_curve(result: dict[str, Any]) -> None:
             str(row["stage"]), rate, f"{row['return_mean']:.2f}", f"{row['return_iqm']:.2f}",
             f"{low:.2f} .. {high:.2f}", success,
         )  # fmt: skip
-    console = Console()
-    console.print(table)
-    if "trial_return_mean" in result:
-        console.print(
-            f"whole trial: {result['trial_return_mean']:.3f} "
-            f"(standard error over tasks {result['trial_stderr']:.3f})"
-        )
-    for name, value in result["references"].items():
-        if value is not None:
-            console.print(f"{name}: {value:.2f}")
+    return table
+
+
+MOST_COLUMNS = 8
+
+
+def _trial_table(result: dict[str, Any], title: str) -> Table:
+    """One row per method, the mean return of each episode of the trial in its columns."""
+    last = len(result["stages"]) - 1
+    spread = {round(last * i / (MOST_COLUMNS - 1)) for i in range(MOST_COLUMNS)}
+    shown = sorted(set(range(last + 1)) if last < MOST_COLUMNS else spread | {0, 1, 2})
+    table = Table(title=title)
+    table.add_column("mean return of episode")
+    for k in shown:
+        table.add_column(str(k + 1), justify="right")
+    table.add_column("trial", justify="right")
+    rows = {result["algorithm"]: result["stages"]} | result["reference_curves"]
+    for name, stages in rows.items():
+        means = [s["return_mean"] for s in stages]
+        table.add_row(name, *(f"{means[k]:.2f}" for k in shown), f"{sum(means):.2f}")
+    if "success_rate" in result["stages"][0]:
+        hits = [f"{result['stages'][k]['success_rate']:.2f}" for k in shown]
+        table.add_row(f"{result['algorithm']}: success", *hits, "")
+    return table
 
 
 @dataclass(frozen=True)
@@ -400,7 +433,6 @@ def list_all(args: list[str]) -> int:
         print(json.dumps(chosen if flags.what == "all" else chosen[flags.what]))
         return 0
     from rich.console import Console
-    from rich.table import Table
 
     for title, rows in chosen.items():
         table = Table(title={"algos": "algorithms", "envs": "task families"}[title])

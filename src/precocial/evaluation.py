@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from precocial.ops.returns import first_episode_return
+from precocial.ops.returns import episode_returns, first_episode_return
 from precocial.rollout import collect
 from precocial.seeding import generator
 from precocial.statistics import bootstrap_interval, interquartile_mean
@@ -57,17 +57,25 @@ def adaptation_curve(
 ) -> Curve:
     """Run ``stages`` stages (the first before any adaptation) on every task.
 
-    Support data are ``lanes`` episodes' worth of steps per stage, as in training; a stage's return
+    Where a stage is an episode, all stages are one trial without a break, and every action counts.
+    Otherwise support data are ``lanes`` episodes' worth of steps per stage, as in training; a stage's return
     is the first whole episode of every lane. With ``greedy``, update methods collect support by
     sampling and are scored on a rollout of their best actions. Nothing that training reads
     changes: environment and generators are the evaluation's own.
     """
     size = max(1, env.spec.lanes_at_once // lanes)
     parts, observed = [], np.zeros(stages)
+    steps = np.zeros(stages)  # of all lanes, in each stage
     for start in range(0, tasks.num, size):
         part = tasks.select(slice(start, start + size))
         rng = generator(seed, "evaluate", start, device=device)
         learner = algorithm.learner(part.num, lanes, rng)
+        if algorithm.stage_unit == "episode":
+            table, lengths = _trial(learner, env, part, stages, lanes, rng, explore=not greedy)
+            parts.append(table)
+            observed += lanes * part.num
+            steps += lengths
+            continue
         columns = []
         for stage in range(stages):
             if stage:
@@ -76,6 +84,7 @@ def adaptation_curve(
             explore = not (greedy and algorithm.is_trial)
             rollout = collect(env, part, learner, lanes, env.spec.horizon, rng, explore=explore)
             observed[stage] += float((rollout.terminated | rollout.truncated).sum())
+            steps[stage] += rollout.reward.numel()
             if greedy and explore:
                 rollout = collect(env, part, Onlooker(learner), lanes, env.spec.horizon, rng)
             ended = rollout.terminated | rollout.truncated
@@ -86,13 +95,29 @@ def adaptation_curve(
             columns.append(torch.stack(score).cpu().double().numpy())  # (1 or 2, n)
         parts.append(np.stack(columns, -1))  # (1 or 2, n, stages)
     table = np.concatenate(parts, 1)
-    steps = lanes * env.spec.horizon
     return Curve(
         table[0],
         table[1] if len(table) > 1 else None,
         [round(x) for x in (np.cumsum(observed) - observed) / tasks.num],
-        [k * steps for k in range(stages)],
+        [round(x) for x in (np.cumsum(steps) - steps) / tasks.num],
     )
+
+
+def _trial(
+    learner: Learner, env: TaskEnv, tasks: Tasks, stages: int, lanes: int, rng: torch.Generator,
+    *, explore: bool,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """One trial of ``stages`` episodes: scores (1 or 2, n, stages), and steps of each stage."""
+    rollout = collect(
+        env, tasks, learner, lanes, stages * env.spec.horizon, rng, explore=explore, episodes=stages
+    )
+    ended = rollout.terminated | rollout.truncated
+    table = [episode_returns(rollout.reward, ended, stages).mean(1)]
+    if "info/success" in rollout.extra:
+        hits = episode_returns(rollout.extra["info/success"], ended, stages) > 0
+        table.append(hits.float().mean(1))
+    lengths = episode_returns(torch.ones_like(rollout.reward), ended, stages).sum((0, 1))
+    return torch.stack(table).cpu().double().numpy(), lengths.cpu().double().numpy()
 
 
 def summarise(curves: list[Curve]) -> dict[str, Any]:

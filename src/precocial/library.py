@@ -14,11 +14,12 @@ from torch import Tensor
 from precocial import checkpoint
 from precocial.algos import ALGOS
 from precocial.evaluation import Curve, adaptation_curve, summarise
+from precocial.ops.returns import episode_index, episode_returns
 from precocial.rollout import collect
 from precocial.seeding import generator
 from precocial.statistics import bootstrap_interval
 from precocial.training import Plan, load_algorithm, read_plan
-from precocial.types import Algorithm, Learner, Split, Step, TaskEnv, UserError
+from precocial.types import Algorithm, Learner, Split, Step, TaskEnv, Tasks, UserError
 
 
 def expand_runs(folders: list[Path]) -> list[Path]:
@@ -191,12 +192,14 @@ def evaluate(
                 f"the reference {other.algo} was trained on {other.env} with other options than "
                 f"{plans[0].env} here; references must share the environment"
             )
-    lanes = lanes or plans[0].algo_config.episodes_per_task
+    lanes = lanes or plans[0].algo_config.lanes
     score = partial(
         _score, split=split, tasks=tasks, updates=updates, greedy=greedy, lanes=lanes, which=which,
         seed=seed,
     )  # fmt: skip
-    scored = [score(run, adapt_lrs=adapt_lrs) for run in runs]
+    scored = [
+        score(run, adapt_lrs=adapt_lrs, with_known=i == 0) for i, run in enumerate(runs)
+    ]  # known methods score the same whichever run they stand beside
     first = scored[0]
     result = {
         "algorithm": plans[0].algo, "env": plans[0].env, "preset": plans[0].preset,
@@ -215,7 +218,7 @@ def evaluate(
         }
     result["references"] = {"oracle": None, "multi-task": None, "optimum": first["optimum"]}
     result["reference_curves"] = {}
-    curves: dict[str, list[Curve]] = {}
+    curves: dict[str, list[Curve]] = {k: [v] for k, v in first["known"].items()}
     same_stages = len(first["curve"].episodes_seen) - 1
     for run in others:
         scored_run = score(run, updates=same_stages)
@@ -223,7 +226,7 @@ def evaluate(
     for name, group in curves.items():
         stages = summarise(group)["stages"]
         total = float(np.mean([c.returns.sum(1).mean() for c in group]))
-        result["references"][name] = total if first["trial"] else stages[0]["return_mean"]
+        result["references"][name] = total if first["is_trial"] else stages[0]["return_mean"]
         result["reference_curves"][name] = stages
     result |= {"task_params": first["task_params"], "family_size": first["family_size"]}
     if keep and len(given) == 1:
@@ -260,13 +263,15 @@ def _score(
     which: str,
     seed: int,
     adapt_lrs: tuple[float, ...] = (),
+    with_known: bool = False,
 ) -> dict[str, Any]:
     """One run on the evaluation's tasks."""
     overrides = {"adapt_lrs": adapt_lrs} if adapt_lrs else {}
     p, env, algorithm, _ = load_algorithm(run, which, **overrides)
     usual = algorithm.num_stages if algorithm.is_trial else 4
     stages = usual if updates is None else updates + 1
-    trial = algorithm.is_trial and stages == usual
+    in_trial = algorithm.is_trial
+    trial = in_trial and stages == usual
     assert lanes is not None
     try:
         batch = env.sample_tasks(tasks, split, generator(seed, "evaluation tasks", split))
@@ -277,12 +282,19 @@ def _score(
         # The optimum is that of a whole trial, on the prior it was computed for.
         known = split != "shifted" and (trial or env.spec.trial_episodes == 1)
         optimum = env.optimum(batch) if known else None
+        # Known methods are scored on the very same tasks, an episode a stage.
+        scores = {}
+        if with_known and in_trial:
+            scores = env.references(batch, stages, generator(seed, "references"))
     finally:
         env.close()
+    seen = curve.episodes_seen, curve.env_steps_seen
+    references = {k: Curve(v.cpu().double().numpy(), None, *seen) for k, v in scores.items()}
     small = {k: v[:1000].tolist() for k, v in batch.params.items() if v[0].numel() <= 8}
     return {
         "curve": curve, "lanes": lanes, "unit": algorithm.stage_unit, "trial": trial,
         "adapt_lrs": algorithm.test_lrs(stages - 1),
+        "is_trial": in_trial, "known": references,
         "optimum": None if optimum is None else float(optimum.mean()), "task_params": small,
         "family_size": env.spec.num_tasks,
     }  # fmt: skip
@@ -295,22 +307,35 @@ Film = tuple[list[np.ndarray], float]
 def film(folder: Path, *, updates: int = 1, seed: int = 0, which: str = "last") -> list[Film]:
     """One unseen task, before adapting and after each update: the first episode of lane 0."""
     p, env, algorithm, _ = load_algorithm(folder, which)
-    lanes, films = p.algo_config.episodes_per_task, []
     try:
         tasks = env.sample_tasks(1, "test", generator(seed, "evaluation tasks", "test"))
         rng = generator(seed, "film", device=p.run.device)
-        learner = algorithm.learner(1, lanes, rng)
+        if algorithm.stage_unit == "episode":
+            learner = algorithm.learner(1, 1, rng)
+            return _film(env, tasks, learner, 1, rng, episodes=updates + 1)
+        learner, films = algorithm.learner(1, p.algo_config.lanes, rng), []
         for stage in range(updates + 1):
             if stage:
                 learner.adapt()
-            frames: list[np.ndarray] = []
-            rollout = collect(
-                env, tasks, learner, lanes, env.spec.horizon, rng,
-                on_step=lambda frames=frames: frames.append(env.render(0, 0)),  # type: ignore[misc]
-            )  # fmt: skip
-            ended = (rollout.terminated | rollout.truncated)[0, 0]
-            length = int(ended.long().argmax()) + 1
-            films.append((frames[:length], float(rollout.reward[0, 0, :length].sum())))
+            films += _film(env, tasks, learner, p.algo_config.lanes, rng, episodes=1)
     finally:
         env.close()
     return films
+
+
+def _film(
+    env: TaskEnv, tasks: Tasks, learner: Learner, lanes: int, rng: torch.Generator, *, episodes: int
+) -> list[Film]:
+    """The first ``episodes`` episodes of lane 0, without a break between them."""
+    frames: list[np.ndarray] = []
+    rollout = collect(
+        env, tasks, learner, lanes, episodes * env.spec.horizon, rng,
+        on_step=lambda: frames.append(env.render(0, 0)),
+    )  # fmt: skip
+    ended = (rollout.terminated | rollout.truncated)[0, 0]
+    number = episode_index(ended).tolist()
+    returns = episode_returns(rollout.reward[0, 0], ended, episodes).tolist()
+    return [
+        ([frame for frame, n in zip(frames, number, strict=True) if n == k], returns[k])
+        for k in range(episodes)
+    ]

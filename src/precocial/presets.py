@@ -26,12 +26,15 @@ class Preset:
     env: dict[str, Any] = field(default_factory=dict)
     config: Any = None
     """A settings object of another type, where the pair calls for another class."""
+    run: dict[str, Any] = field(default_factory=dict)
 
 
 OWN_ENVIRONMENT = Preset(100, {"num_tasks": 20, "episodes_per_task": 10})
 """A user's environment is stepped in Python, copy by copy: fewer episodes."""
 
 JOINT = ("multi-task", "oracle", "scratch")
+IN_TRIAL = ("rl2", "domain-randomization", "varibad", "belief-oracle")
+"""Methods that learn inside a trial; they borrow RL2's presets, the others MAML's."""
 
 _NAV_FAST: dict[str, Any] = {
     "num_tasks": 20, "inner_lr": 0.25, "gae_lambda": 0.95, "adapt_lrs": (0.25, 0.1, 0.05),
@@ -56,6 +59,18 @@ def _bandit(pulls: int, arms: int, iterations: int) -> Preset:
 
 
 _TABULAR = Preset(200, env={"episodes": 10}, config=OnlineMAMLConfig(num_tasks=500, inner_lr=0.1))
+
+
+_RL2: dict[str, Any] = {
+    "num_tasks": 2500, "gae_lambda": 0.3, "outer_lr": 5e-3, "outer_epochs": 10, "minibatches": 4,
+}  # fmt: skip
+"""Pulls are independent given the arms, so credit reaches few pulls back; a large batch."""
+
+
+def _pulls(pulls: int, arms: int, iterations: int, **algo: Any) -> Preset:
+    return Preset(
+        iterations, _RL2 | algo, {"pulls": pulls, "arms": arms}, run={"eval_tasks": 1000}
+    )
 
 
 PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
@@ -86,6 +101,12 @@ PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
     ("maml", "tabular-mdp"): {"default": _TABULAR, "n10": _TABULAR},
     ("promp", "point-nav"): {"default": Preset(100, _NAV_FAST)},
     ("reptile", "point-nav"): {"default": Preset(100, _NAV_FAST)},
+    ("rl2", "bandit"): {
+        "default": _pulls(10, 5, 50),
+        "n10-k5": _pulls(10, 5, 50),
+        "n100-k5": _pulls(100, 5, 100, num_tasks=1000),
+        "n100-k2": _pulls(100, 2, 100, num_tasks=1000),
+    },
 }
 
 
@@ -97,7 +118,7 @@ def nearest(given: str, names: list[str], what: str) -> UserError:
 
 
 def find(algo: str, env: str, name: str) -> Preset:
-    """The preset of a pair; variants and references borrow MAML's where they have none.
+    """The preset of a pair; variants and references borrow MAML's or RL2's where they have none.
 
     Raises:
         UserError: unknown algorithm, or unknown preset for this pair.
@@ -105,7 +126,7 @@ def find(algo: str, env: str, name: str) -> Preset:
     if algo not in ALGOS:
         raise nearest(algo, list(ALGOS), "algorithm")
     own = PRESETS.get((algo, env))
-    table = own or PRESETS.get(("maml", env), {})
+    table = own or PRESETS.get(("rl2" if algo in IN_TRIAL else "maml", env), {})
     if name in table:
         preset = table[name]
     elif name == "default":

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from precocial.ops.returns import episode_index
 from precocial.types import Acting, Rollout, TaskEnv, Tasks
 
 
@@ -21,14 +22,18 @@ def collect(
     rng: torch.Generator,
     *,
     explore: bool = True,
+    episodes: int | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> Rollout:
     """Act for ``num_steps`` steps on every lane, from a reset.
 
     ``extra`` holds what ``learner.act`` left in ``learner.acted`` at each step, stacked, and the
-    environment's ``info`` under ``info/NAME``. ``on_step`` is called before every action, to film.
+    environment's ``info`` under ``info/NAME``. With ``episodes`` it is one trial: acting stops as
+    soon as every lane has ended so many, and ``extra["valid"]`` is False for what a lane did
+    afterwards. ``on_step`` is called before every action, to film.
     """
     columns, extras = [], []
+    number: Tensor | int = 0  # of episodes that every lane has ended
     with _torch_threads(1 if env.spec.threaded else torch.get_num_threads()):
         obs = env.reset(tasks, lanes, rng)
         for _ in range(num_steps):
@@ -41,7 +46,15 @@ def collect(
             columns.append((obs, action, step.reward, step.next_obs, *ends))
             extras.append(learner.acted | {f"info/{k}": v for k, v in step.info.items()})
             obs = step.obs
-    return stack_steps(columns, extras)
+            if episodes is not None:
+                number = number + (step.terminated | step.truncated).long()
+                if bool((number >= episodes).all()):
+                    break
+    rollout = stack_steps(columns, extras)
+    if episodes is not None:
+        ended = rollout.terminated | rollout.truncated
+        rollout.extra["valid"] = episode_index(ended) < episodes
+    return rollout
 
 
 @contextmanager

@@ -118,7 +118,7 @@ def plan(algo: str, env: str, preset: str = "default", **overrides: Any) -> Plan
         UserError: an unknown name, or a value without a meaning.
     """
     chosen = find(algo, env, preset)
-    algo_config, run = settings(algo, chosen), RunConfig(iterations=chosen.iterations)
+    algo_config, run = settings(algo, chosen), RunConfig(iterations=chosen.iterations, **chosen.run)
     family = env_config(env, **chosen.env)
     return with_overrides(Plan(algo, env, preset, run, algo_config, family), overrides)
 
@@ -447,7 +447,7 @@ class Loop:
         )
         curve = adaptation_curve(
             self.algorithm, self.valid_env, tasks, stages=self.algorithm.num_stages,
-            lanes=cfg.episodes_per_task, seed=derive(run.seed, "valid"), device=run.device,
+            lanes=cfg.lanes, seed=derive(run.seed, "valid"), device=run.device,
         )  # fmt: skip
         metrics: Metrics = {}
         for k, value in enumerate(curve.returns.mean(0)):

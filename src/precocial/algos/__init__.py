@@ -10,6 +10,7 @@ from precocial.algos.maml import MAML, MAMLConfig
 from precocial.algos.online_maml import OnlineMAML, OnlineMAMLConfig
 from precocial.algos.promp import ProMP, ProMPConfig
 from precocial.algos.reptile import Reptile, ReptileConfig
+from precocial.algos.rl2 import RL2, RL2Config
 from precocial.types import Algorithm, EnvSpec
 
 
@@ -31,6 +32,7 @@ CLASSES: dict[type, Any] = {
     OnlineMAMLConfig: OnlineMAML,
     ProMPConfig: ProMP,
     ReptileConfig: Reptile,
+    RL2Config: RL2,
 }
 
 _JOINT = MAMLConfig(inner_steps=0, num_tasks=80)
@@ -44,6 +46,10 @@ ALGOS: dict[str, Entry] = {
     "promp": Entry(ProMPConfig(), "proximal meta-policy search", "Rothfuss et al. 2019"),
     "reptile": Entry(
         ReptileConfig(), "interpolate towards adapted parameters", "Nichol et al. 2018"
+    ),
+    "rl2": Entry(RL2Config(), "learn inside a memory, PPO over trials", "Duan et al. 2016"),
+    "domain-randomization": Entry(
+        RL2Config(forget=True), "the same with its memory cleared at every episode", "reference"
     ),
     "multi-task": Entry(_JOINT, "joint training blind to the task, then fine-tuning", "reference"),
     "oracle": Entry(

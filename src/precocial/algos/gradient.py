@@ -74,6 +74,11 @@ class PolicyConfig:
         if self.hidden and min(self.hidden) < 1:
             raise UserError(f"--hidden is {self.hidden}; expected widths above 0, e.g. 64 64")
 
+    @property
+    def lanes(self) -> int:
+        """E, lanes per task."""
+        return self.episodes_per_task
+
 
 @dataclass(frozen=True)
 class GradientConfig(PolicyConfig):

@@ -25,6 +25,13 @@ def log_prob(dist: Dist, action: Tensor) -> Float[Tensor, "..."]:
     return -(0.5 * scaled.square() + log_std + constant).sum(-1)
 
 
+def entropy(dist: Dist) -> Float[Tensor, "..."]:
+    """Entropy, nats; differential for a Gaussian."""
+    if "logits" in dist:
+        return -(dist["logits"].exp() * dist["logits"]).sum(-1)
+    return (dist["log_std"] + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+
 def kl(old: Dist, new: Dist) -> Float[Tensor, "..."]:
     """KL(old || new), nats."""
     if "logits" in old:

@@ -64,13 +64,28 @@ def dice_loss(
     return -per_step.flatten(1).mean(1)
 
 
+def ppo_clip_terms(
+    log_prob: Float[Tensor, "*b"],
+    old_log_prob: Float[Tensor, "*b"],
+    advantage: Float[Tensor, "*b"],
+    clip_eps: float,
+) -> Float[Tensor, "*b"]:
+    """Clipped surrogate of each step (Schulman et al. 2017, Eq. 7), to be minimised."""
+    ratio = (log_prob - old_log_prob).exp()
+    clipped = ratio.clamp(1 - clip_eps, 1 + clip_eps)
+    return -torch.minimum(ratio * advantage, clipped * advantage)
+
+
 def ppo_clip_loss(
     log_prob: Float[Tensor, "n *b"],
     old_log_prob: Float[Tensor, "n *b"],
     advantage: Float[Tensor, "n *b"],
     clip_eps: float,
 ) -> Float[Tensor, " n"]:
-    """Clipped surrogate (Schulman et al. 2017, Eq. 7)."""
-    ratio = (log_prob - old_log_prob).exp()
-    clipped = ratio.clamp(1 - clip_eps, 1 + clip_eps)
-    return -torch.minimum(ratio * advantage, clipped * advantage).flatten(1).mean(1)
+    """Clipped surrogate of each task."""
+    return ppo_clip_terms(log_prob, old_log_prob, advantage, clip_eps).flatten(1).mean(1)
+
+
+def masked_mean(x: Float[Tensor, "*b"], mask: Float[Tensor, "*b"]) -> Float[Tensor, ""]:
+    """Mean over the steps where ``mask`` is 1: the sum divided by the mask's sum."""
+    return (x * mask).sum() / mask.sum()

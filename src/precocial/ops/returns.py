@@ -95,6 +95,33 @@ def first_episode_return(
     return (reward * before_end).sum(-1)
 
 
+def episode_index(ended: Bool[Tensor, "*b t"]) -> Int[Tensor, "*b t"]:
+    """Which episode of the data each step belongs to: 0, 1, ..."""
+    return ended.long().cumsum(-1) - ended.long()
+
+
+def episode_returns(
+    reward: Float[Tensor, "*b t"], ended: Bool[Tensor, "*b t"], episodes: int
+) -> Float[Tensor, "*b k"]:
+    """Undiscounted return of each of the first ``episodes`` episodes of every lane.
+
+    Raises:
+        ValueError: some lane ends fewer episodes within the data.
+    """
+    if not bool((ended.sum(-1) >= episodes).all()):
+        raise ValueError(f"some lanes end fewer than {episodes} episodes within the data")
+    # Steps after the last episode fall into one more bin, which is dropped.
+    index = episode_index(ended).clamp(max=episodes)
+    sums = torch.zeros((*reward.shape[:-1], episodes + 1), dtype=reward.dtype, device=reward.device)
+    return sums.scatter_add_(-1, index, reward)[..., :-1]
+
+
+def last_valid(valid: Bool[Tensor, "*b t"]) -> Bool[Tensor, "*b t"]:
+    """True at the last step of each lane's trial: valid, with nothing valid after it."""
+    after = torch.cat([valid[..., 1:], torch.zeros_like(valid[..., :1])], -1)
+    return valid & ~after
+
+
 def normalise(advantage: Float[Tensor, "n *r"]) -> Float[Tensor, "n *r"]:
     """Mean 0 and standard deviation 1 within each task (the first axis)."""
     flat = advantage.flatten(1)

@@ -1,0 +1,367 @@
+"""What methods that learn inside a trial share: acting with a context, scoring, PPO.
+
+A trial is k whole episodes of one task. Nothing is updated inside it: what the agent has learned is
+in its context (what it was told last, an exact belief, an inferred latent) and its memory.
+Advantages and bootstrapping run over the trial, across episode ends (Duan et al. 2016, Sec. 2.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from precocial.checks import at_least, in_range, positive
+from precocial.nets.memory import State
+from precocial.nets.trial_policy import TrialPolicy
+from precocial.ops.distributions import Dist, entropy, log_prob, mode, sample
+from precocial.ops.losses import masked_mean, ppo_clip_terms
+from precocial.ops.returns import episode_index, episode_returns, gae, last_valid
+from precocial.rollout import collect
+from precocial.types import EnvSpec, Metrics, Rollout, Step, TaskEnv, Tasks, UserError
+
+OBSERVED_EPISODES = 2
+"""Episodes of a trial for a family that names no number of its own."""
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """Trials, and PPO over them."""
+
+    num_tasks: int = 500
+    """Tasks per iteration (N), one trial each unless ``trials_per_task`` says more."""
+    trials_per_task: int = 1
+    """Parallel trials per task (E); they do not see each other."""
+    episodes_per_trial: int | None = None
+    """Episodes of a trial (k); None: the family's own number, or 2 where it has none."""
+    gamma: float = 0.99
+    """Discount per environment step (gamma), running on across the episodes of a trial."""
+    gae_lambda: float = 0.95
+    """GAE's lambda."""
+    outer_lr: float = 1e-3
+    """Adam's rate."""
+    anneal: bool = True
+    """Let the rate fall linearly to 0 over the run."""
+    outer_epochs: int = 4
+    """Passes over the trials of an iteration."""
+    minibatches: int = 4
+    """Minibatches of whole trials in a pass."""
+    clip_eps: float = 0.2
+    """PPO's clip (epsilon)."""
+    ent_coef: float = 0.0
+    """Weight of the entropy bonus."""
+    anneal_entropy: bool = False
+    """Let the entropy bonus fall linearly to 0 over the run, too."""
+    vf_coef: float = 0.5
+    """Weight of the value loss, in squared units of the value's spread."""
+    max_grad_norm: float = 0.5
+    """Longest gradient; longer ones are scaled down."""
+    init_std: float = 1.0
+    """Initial standard deviation of a Gaussian policy, in policy units (+-1 spans the bounds)."""
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        at_least(self, 1, "num_tasks", "trials_per_task", "outer_epochs", "minibatches")
+        at_least(self, 0, "ent_coef", "vf_coef")
+        in_range(self, 0, 1, "gamma", "gae_lambda")
+        positive(self, "outer_lr", "clip_eps", "max_grad_norm", "init_std")
+        if self.episodes_per_trial is not None and self.episodes_per_trial < 1:
+            raise UserError(
+                f"--episodes-per-trial is {self.episodes_per_trial}; a trial is at least 1 whole "
+                "episode, try 2"
+            )
+        if self.minibatches > self.num_tasks * self.trials_per_task:
+            raise UserError(
+                f"--minibatches is {self.minibatches}; expected at most the number of trials, "
+                f"--num-tasks x --trials-per-task = {self.num_tasks * self.trials_per_task}"
+            )
+
+    @property
+    def lanes(self) -> int:
+        """E, lanes per task."""
+        return self.trials_per_task
+
+    def episodes(self, spec: EnvSpec) -> int:
+        """Episodes of a trial on a family."""
+        own = spec.trial_episodes if spec.trial_episodes > 1 else OBSERVED_EPISODES
+        return self.episodes_per_trial or own
+
+
+@runtime_checkable
+class Context(Protocol):
+    """What a policy is given beside the observation, built from what happened in the trial."""
+
+    def features(self, obs: Float[Tensor, "b o"]) -> Float[Tensor, "b i"]:
+        """The network's input at ``obs``."""
+        ...
+
+    def observe(self, action: Tensor, step: Step) -> None:
+        """Take in one transition; every tensor is ``(N, E, ...)``."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class TrialLearner:
+    """Acts through a trial; learns in its context and memory alone.
+
+    Args:
+        policy: Shared by all lanes and not changed.
+        context: What the policy is given beside the observation.
+        shape: Tasks and lanes (N, E).
+        rng: Draws actions.
+        forgetful: Clear the memory at the start of every episode.
+        record: Keep in ``acted`` what training needs, not only the distribution.
+        snapshot_every: Keep the memory's state before every so many steps, 0 for never.
+    """
+
+    def __init__(
+        self,
+        policy: TrialPolicy,
+        context: Context,
+        shape: tuple[int, int],
+        rng: torch.Generator,
+        *,
+        forgetful: bool = False,
+        record: bool = False,
+        snapshot_every: int = 0,
+    ) -> None:
+        self.policy, self.context, self.shape, self.rng = policy, context, shape, rng
+        self.forgetful, self.record, self.snapshot_every = forgetful, record, snapshot_every
+        self.memory: State = policy.memory.initial(shape[0] * shape[1])
+        self.ended: Tensor | None = None
+        self.time = 0
+        self.snapshots: list[State] = []
+        self.acted: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def act(self, obs: Float[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
+        """Sample, or take the mode."""
+        x = self.context.features(obs.flatten(0, 1))
+        if self.forgetful and self.ended is not None:
+            self.memory = self.policy.memory.clear(self.memory, self.ended.flatten())
+        if self.snapshot_every and self.time % self.snapshot_every == 0:
+            self.snapshots.append(self.memory)
+        dist, value, self.memory = self.policy.step(x, self.memory)
+        dist = {k: v.unflatten(0, self.shape) for k, v in dist.items()}
+        self.acted = dict(dist)
+        if self.record:
+            keep = torch.ones_like(value)
+            if self.forgetful and self.ended is not None:
+                keep = 1 - self.ended.flatten().to(keep)
+            kept = {"input": x, "value": value, "keep": keep}
+            self.acted |= {k: v.unflatten(0, self.shape) for k, v in kept.items()}
+        return sample(dist, self.rng) if explore else mode(dist)
+
+    @torch.no_grad()
+    def observe(self, action: Tensor, step: Step) -> None:
+        """Remember what came of it: it is delivered with the next observation."""
+        self.context.observe(action, step)
+        self.ended = step.terminated | step.truncated
+        self.time += 1
+
+    def adapt(self) -> None:
+        """Nothing: the memory has adapted at every step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Memory and context."""
+        ended = {} if self.ended is None else {"ended": self.ended}
+        return {
+            "memory": self.memory, "context": self.context.state_dict(), "time": self.time,
+            "policy": self.policy.state_dict(), **ended,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue as the saved learner."""
+        self.memory, self.ended = dict(state["memory"]), state.get("ended")
+        self.time = int(state["time"])
+        self.context.load_state_dict(state["context"])
+        self.policy.load_state_dict(state["policy"])
+
+
+class TrialBatch(NamedTuple):
+    """Scored trials, time first: B = N*E trials, or pieces of trials."""
+
+    input: Float[Tensor, "t b i"]
+    keep: Float[Tensor, "t b"] | None
+    """0 where the memory was cleared before the step; None where it never was."""
+    memory: State
+    """The memory before the first step, leaves ``(B, ...)``."""
+    action: Tensor
+    log_prob: Float[Tensor, "t b"]
+    """log pi_old(a|history)."""
+    advantage: Float[Tensor, "t b"]
+    target: Float[Tensor, "t b"]
+    """What the value regresses on, in reward units."""
+    valid: Float[Tensor, "t b"]
+    """1 for steps of the trial, 0 for what a lane did after its last episode."""
+
+    def select(self, lanes: Int[Tensor, " m"]) -> TrialBatch:
+        """Some of the trials, cut after the longest of them."""
+        steps = int(self.valid.index_select(1, lanes).amax(1).sum())
+
+        def pick(x: Tensor) -> Tensor:
+            return x[:steps].index_select(1, lanes)
+
+        return TrialBatch(
+            pick(self.input), None if self.keep is None else pick(self.keep),
+            {k: v.index_select(0, lanes) for k, v in self.memory.items()}, pick(self.action),
+            pick(self.log_prob), pick(self.advantage), pick(self.target), pick(self.valid),
+        )  # fmt: skip
+
+    def pieces(self, length: int, memories: list[State]) -> TrialBatch:
+        """Trials cut into pieces of ``length`` steps, each from the memory it really began with."""
+        steps, batch = self.valid.shape
+        missing = -steps % length
+
+        def cut(x: Tensor) -> Tensor:  # (T, B, ...) -> (L, pieces * B, ...)
+            padded = torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
+            return padded.unflatten(0, (-1, length)).transpose(0, 1).flatten(1, 2)
+
+        memory = {k: torch.cat([m[k] for m in memories]) for k in memories[0]}
+        whole = TrialBatch(
+            cut(self.input), None if self.keep is None else cut(self.keep), memory,
+            cut(self.action), cut(self.log_prob), cut(self.advantage), cut(self.target),
+            cut(self.valid),
+        )  # fmt: skip
+        return whole.select((whole.valid[0] > 0).nonzero().squeeze(-1))
+
+
+def run_trials(
+    env: TaskEnv, tasks: Tasks, learner: TrialLearner, cfg: TrialConfig, rng: torch.Generator
+) -> Rollout:
+    """One trial on every lane; ``extra["valid"]`` is False after a lane's last episode."""
+    k = cfg.episodes(env.spec)
+    return collect(env, tasks, learner, cfg.lanes, k * env.spec.horizon, rng, episodes=k)
+
+
+@torch.no_grad()
+def score(rollout: Rollout, cfg: TrialConfig, *, forgetful: bool = False) -> TrialBatch:
+    """Advantages over the trial; axes (N, E, T) become (T, N*E).
+
+    Where the memory is cleared at every episode (``forgetful``), so is the credit: no action can
+    change what a later episode brings.
+    """
+    valid = rollout.extra["valid"]
+    reward, value = rollout.reward * valid, rollout.extra["value"]
+    following = torch.cat([value[..., 1:], torch.zeros_like(value[..., :1])], -1)
+    ends = last_valid(valid)
+    if forgetful:
+        ends = ends | rollout.terminated | rollout.truncated
+    advantage = gae(
+        reward, value, following, ends, torch.zeros_like(ends), cfg.gamma, cfg.gae_lambda
+    )
+    dist = {k: rollout.extra[k] for k in ("logits", "mean", "log_std") if k in rollout.extra}
+
+    def time_first(x: Tensor) -> Tensor:  # (N, E, T, ...) -> (T, N*E, ...)
+        return x.flatten(0, 1).transpose(0, 1).contiguous()
+
+    keep = time_first(rollout.extra["keep"]) if forgetful else None
+    return TrialBatch(
+        time_first(rollout.extra["input"]), keep, {}, time_first(rollout.action),
+        time_first(log_prob(dist, rollout.action)), time_first(advantage),
+        time_first(advantage + value), time_first(valid).to(value.dtype),
+    )  # fmt: skip
+
+
+def ppo_update(
+    policy: TrialPolicy,
+    batch: TrialBatch,
+    cfg: TrialConfig,
+    optimizer: torch.optim.Optimizer,
+    progress: float,
+    rng: torch.Generator,
+) -> Metrics:
+    """Proximal policy optimisation (Schulman et al. 2017, Eq. 9) on whole trials.
+
+    Means are over valid steps: sums divided by the mask's sum.
+    """
+    share = 1 - progress if cfg.anneal else 1.0
+    for group in optimizer.param_groups:
+        group["lr"] = cfg.outer_lr * share
+    entropy_weight = cfg.ent_coef * (1 - progress if cfg.anneal_entropy else 1.0)
+    mean = masked_mean(batch.target, batch.valid)
+    std = masked_mean((batch.target - mean).square(), batch.valid).sqrt()
+    policy.rescale(mean, std, rate=1.0 if progress == 0 else 0.1)
+    centre = masked_mean(batch.advantage, batch.valid)
+    spread = masked_mean((batch.advantage - centre).square(), batch.valid).sqrt()
+    batch = batch._replace(
+        advantage=(batch.advantage - centre) / (spread + 1e-8),
+        target=policy.normalise(batch.target),
+    )
+    totals: dict[str, Tensor] = {}
+    parts = list(minibatches(batch, cfg, rng))
+    for part in parts:
+        dist, value = policy.sequence(part.input, part.memory, part.keep)
+        lp = log_prob(dist, part.action)
+        surrogate = ppo_clip_terms(lp, part.log_prob, part.advantage, cfg.clip_eps)
+        losses = {
+            "loss/policy": masked_mean(surrogate, part.valid),
+            "loss/value": masked_mean((value - part.target).square(), part.valid),
+            "loss/entropy": masked_mean(entropy(dist), part.valid),
+        }
+        loss = losses["loss/policy"] + cfg.vf_coef * losses["loss/value"]
+        if entropy_weight:
+            loss = loss - entropy_weight * losses["loss/entropy"]
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), cfg.max_grad_norm)
+        optimizer.step()
+        losses["loss/kl"] = masked_mean(part.log_prob - lp, part.valid)
+        totals = {k: totals.get(k, 0.0) + v.detach() for k, v in losses.items()}
+    return {k: float(v) / len(parts) for k, v in totals.items()}
+
+
+def minibatches(batch: TrialBatch, cfg: TrialConfig, rng: torch.Generator) -> Iterator[TrialBatch]:
+    """Every trial once per epoch, in random order."""
+    lanes = batch.valid.shape[1]
+    for _ in range(cfg.outer_epochs):
+        order = torch.randperm(lanes, generator=rng, device=rng.device)
+        for part in order.chunk(cfg.minibatches):
+            yield batch.select(part)
+
+
+def trial_metrics(rollout: Rollout, episodes: int) -> Metrics:
+    """Mean return of each episode of the trials, and their sum."""
+    ended = rollout.terminated | rollout.truncated
+    means = episode_returns(rollout.reward, ended, episodes).mean((0, 1)).tolist()
+    metrics: Metrics = {"episode_reward_mean": means[0], "train/trial_return_mean": sum(means)}
+    if episodes > 1:
+        metrics[f"episode_reward_mean_adapt_{episodes - 1}"] = means[-1]
+    return metrics
+
+
+class TrialMethod:
+    """Construction and saving, the same for every method of this kind."""
+
+    stage_unit: Literal["update", "episode"] = "episode"
+    is_trial = True
+    progress = 0.0
+    cfg: TrialConfig
+    policy: TrialPolicy
+    optimizer: torch.optim.Optimizer
+
+    def prepare(self, cfg: TrialConfig, spec: EnvSpec, policy: TrialPolicy, device: str) -> None:
+        """Set what all of them have."""
+        self.cfg, self.spec, self.policy = cfg, spec, policy.to(device)
+        self.num_stages = cfg.episodes(spec)
+        self.optimizer = torch.optim.Adam(self.policy.parameters(), cfg.outer_lr, eps=1e-5)
+
+    def test_lrs(self, num_updates: int) -> list[float]:
+        """Nothing is updated."""
+        return []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters, value units and optimiser moments."""
+        return {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse."""
+        self.policy.load_state_dict(state["policy"])
+        self.optimizer.load_state_dict(state["optimizer"])
