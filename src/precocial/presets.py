@@ -62,15 +62,13 @@ _TABULAR = Preset(200, env={"episodes": 10}, config=OnlineMAMLConfig(num_tasks=5
 
 
 _RL2: dict[str, Any] = {
-    "num_tasks": 2500, "gae_lambda": 0.3, "outer_lr": 5e-3, "outer_epochs": 10, "minibatches": 4,
+    "num_tasks": 2500, "gae_lambda": 0.3, "outer_lr": 8e-3, "outer_epochs": 10, "minibatches": 4,
 }  # fmt: skip
 """Pulls are independent given the arms, so credit reaches few pulls back; a large batch."""
 
 
 def _pulls(pulls: int, arms: int, iterations: int, **algo: Any) -> Preset:
-    return Preset(
-        iterations, _RL2 | algo, {"pulls": pulls, "arms": arms}, run={"eval_tasks": 1000}
-    )
+    return Preset(iterations, _RL2 | algo, {"pulls": pulls, "arms": arms}, run={"eval_tasks": 1000})
 
 
 PRESETS: dict[tuple[str, str], dict[str, Preset]] = {

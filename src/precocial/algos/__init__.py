@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from precocial.algos.belief_oracle import BeliefOracle, BeliefOracleConfig
 from precocial.algos.maml import MAML, MAMLConfig
 from precocial.algos.online_maml import OnlineMAML, OnlineMAMLConfig
 from precocial.algos.promp import ProMP, ProMPConfig
 from precocial.algos.reptile import Reptile, ReptileConfig
 from precocial.algos.rl2 import RL2, RL2Config
+from precocial.algos.varibad import VariBAD, VariBADConfig
 from precocial.types import Algorithm, EnvSpec
 
 
@@ -33,6 +35,8 @@ CLASSES: dict[type, Any] = {
     ProMPConfig: ProMP,
     ReptileConfig: Reptile,
     RL2Config: RL2,
+    VariBADConfig: VariBAD,
+    BeliefOracleConfig: BeliefOracle,
 }
 
 _JOINT = MAMLConfig(inner_steps=0, num_tasks=80)
@@ -48,6 +52,12 @@ ALGOS: dict[str, Entry] = {
         ReptileConfig(), "interpolate towards adapted parameters", "Nichol et al. 2018"
     ),
     "rl2": Entry(RL2Config(), "learn inside a memory, PPO over trials", "Duan et al. 2016"),
+    "varibad": Entry(
+        VariBADConfig(), "act under an inferred belief over tasks", "Zintgraf et al. 2020"
+    ),
+    "belief-oracle": Entry(
+        BeliefOracleConfig(), "PPO on the family's exact posterior", "reference"
+    ),
     "domain-randomization": Entry(
         RL2Config(forget=True), "the same with its memory cleared at every episode", "reference"
     ),

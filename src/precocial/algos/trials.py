@@ -20,7 +20,7 @@ from precocial.nets.memory import State
 from precocial.nets.trial_policy import TrialPolicy
 from precocial.ops.distributions import Dist, entropy, log_prob, mode, sample
 from precocial.ops.losses import masked_mean, ppo_clip_terms
-from precocial.ops.returns import episode_index, episode_returns, gae, last_valid
+from precocial.ops.returns import episode_returns, gae, last_valid
 from precocial.rollout import collect
 from precocial.types import EnvSpec, Metrics, Rollout, Step, TaskEnv, Tasks, UserError
 
@@ -217,8 +217,7 @@ class TrialBatch(NamedTuple):
 
     def pieces(self, length: int, memories: list[State]) -> TrialBatch:
         """Trials cut into pieces of ``length`` steps, each from the memory it really began with."""
-        steps, batch = self.valid.shape
-        missing = -steps % length
+        missing = -self.valid.shape[0] % length
 
         def cut(x: Tensor) -> Tensor:  # (T, B, ...) -> (L, pieces * B, ...)
             padded = torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
@@ -257,7 +256,8 @@ def score(rollout: Rollout, cfg: TrialConfig, *, forgetful: bool = False) -> Tri
     advantage = gae(
         reward, value, following, ends, torch.zeros_like(ends), cfg.gamma, cfg.gae_lambda
     )
-    dist = {k: rollout.extra[k] for k in ("logits", "mean", "log_std") if k in rollout.extra}
+    own = ("input", "value", "keep", "valid")
+    dist: Dist = {k: v for k, v in rollout.extra.items() if k not in own and "/" not in k}
 
     def time_first(x: Tensor) -> Tensor:  # (N, E, T, ...) -> (T, N*E, ...)
         return x.flatten(0, 1).transpose(0, 1).contiguous()

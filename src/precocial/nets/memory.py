@@ -48,9 +48,7 @@ class GRU(nn.Module):
 
     def step(self, x: Float[Tensor, "b i"], state: State) -> tuple[Float[Tensor, "b h"], State]:
         """Output and state after one input."""
-        h = gru_step(
-            x, state["h"], self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
-        )
+        h = gru_step(x, state["h"], self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         return h, {"h": h}
 
     def clear(self, state: State, lanes: Bool[Tensor, " b"]) -> State:
@@ -79,11 +77,11 @@ class LSTM(nn.Module):
         self, x: Float[Tensor, "t b i"], state: State, keep: Float[Tensor, "t b"] | None
     ) -> Float[Tensor, "t b h"]:
         """Outputs of all steps."""
-        weights = [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
+        weights: list[Tensor] = [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
         h, c = state["h"], state["c"]
         if keep is None:
             first = (h.unsqueeze(0), c.unsqueeze(0))
-            out: Tensor = torch._VF.lstm(  # type: ignore[attr-defined]
+            out: Tensor = torch._VF.lstm(
                 x, first, weights, True, 1, 0.0, self.training, False, False
             )[0]
             return out

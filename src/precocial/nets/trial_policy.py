@@ -18,9 +18,7 @@ class NoMemory(nn.Module):
     def __init__(self, inputs: int, hidden: tuple[int, ...], rng: torch.Generator) -> None:
         super().__init__()
         sizes = (inputs, *hidden)
-        self.layers = nn.ModuleList(
-            nn.Linear(i, o) for i, o in zip(sizes, sizes[1:], strict=False)
-        )
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes, sizes[1:], strict=False))
         for layer in self.layers:
             assert isinstance(layer, nn.Linear)
             layer.weight.data = orthogonal(layer.out_features, layer.in_features, rng) * 2**0.5
