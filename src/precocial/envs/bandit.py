@@ -10,6 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from precocial.envs.base import EnvConfig, State, TensorTaskEnv, split_uniform, uniform
+from precocial.ops.bandit_policies import classical, play
 from precocial.ops.bandits import bayes_optimum
 from precocial.types import Split, Tasks, UserError
 
@@ -30,6 +31,44 @@ class BanditConfig(EnvConfig):
             raise UserError(f"--env-arms is {self.arms}; expected 2 or more")
         if self.pulls < 1:
             raise UserError(f"--env-pulls is {self.pulls}; expected 1 or more")
+
+
+class BanditBelief:
+    """Independent Beta posteriors of the arms' rates, from uniform priors.
+
+    Its leaves ``won`` and ``lost`` (N, E, k) count successes and failures.
+
+    Args:
+        arms: Number of arms (k).
+        pulls: Pulls of a trial (n).
+    """
+
+    def __init__(self, arms: int, pulls: int) -> None:
+        self.arms, self.pulls = arms, pulls
+        self.dim = 2 * arms + 1
+
+    def prior(self, lanes: tuple[int, int], device: torch.device) -> dict[str, Tensor]:
+        """Nothing seen."""
+        nothing = torch.zeros(*lanes, self.arms, device=device)
+        return {"won": nothing, "lost": nothing}
+
+    def update(
+        self, belief: dict[str, Tensor], obs: Float[Tensor, "n e 1"], action: Int[Tensor, "n e"],
+        reward: Float[Tensor, "n e"], next_obs: Float[Tensor, "n e 1"],
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """One more success or failure of the arm pulled."""
+        pulled = torch.nn.functional.one_hot(action, self.arms)
+        reward = reward.unsqueeze(-1)
+        return {
+            "won": belief["won"] + pulled * reward,
+            "lost": belief["lost"] + pulled * (1 - reward),
+        }
+
+    def features(self, belief: dict[str, Tensor]) -> Float[Tensor, "n e d"]:
+        """Means, 1 / (pulls + 2), and the share of the trial's pulls that is left."""
+        seen = belief["won"] + belief["lost"]
+        left = 1 - seen.sum(-1, keepdim=True) / self.pulls
+        return torch.cat([(belief["won"] + 1) / (seen + 2), 1 / (seen + 2), left], -1)
 
 
 class Bandit(TensorTaskEnv):
@@ -86,6 +125,26 @@ class Bandit(TensorTaskEnv):
         """
         value = bayes_optimum(self.trial_episodes, self.action_dim)
         return None if value is None else torch.full((tasks.num,), value)
+
+    def references(
+        self, tasks: Tasks, episodes: int, rng: torch.Generator
+    ) -> dict[str, Float[Tensor, "n k"]]:
+        """Rewards of pulls 1 to k of a trial of k pulls.
+
+        Greedy, UCB1 (c = 0.2, not tuned to the cell), Thompson sampling and, up to 200 pulls, the
+        finite-horizon Gittins index are simulated; random and best arm are expectations.
+        """
+        rate = tasks.params["rate"].to(rng.device)
+        policies = classical(episodes, rng)
+        return {
+            "random": rate.mean(-1, keepdim=True).expand(-1, episodes),
+            **{name: play(rate, episodes, score, rng) for name, score in policies.items()},
+            "best arm": rate.amax(-1, keepdim=True).expand(-1, episodes),
+        }
+
+    def belief(self) -> BanditBelief:
+        """Beta posteriors, of the uniform prior."""
+        return BanditBelief(self.action_dim, self.trial_episodes)
 
     def draw(self, state: State, tasks: dict[str, Tensor], size: int) -> UInt8[np.ndarray, "h w 3"]:
         """One bar per arm, as high as its rate."""

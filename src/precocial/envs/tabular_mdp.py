@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from precocial.envs.base import EnvConfig, State, TensorTaskEnv, split_uniform
+from precocial.ops.tabular import psrl, value_iteration
 from precocial.types import Split, Tasks, UserError
 
 
@@ -33,6 +34,52 @@ class TabularMDPConfig(EnvConfig):
                 f"--env-states {self.states} and --env-actions {self.actions}; expected at least "
                 "1 and 2"
             )
+
+
+class TabularBelief:
+    """Exact posterior of a random MDP: Dirichlet transitions, normal mean rewards.
+
+    Its leaves are ``transitions`` (N, E, S, A, S), how often each was seen, and ``reward``
+    (N, E, S, A), sums.
+
+    Args:
+        states: Number of states (S).
+        actions: Number of actions (A).
+    """
+
+    def __init__(self, states: int, actions: int) -> None:
+        self.states, self.actions = states, actions
+        self.dim = states * actions * (states + 2)
+
+    def prior(self, lanes: tuple[int, int], device: torch.device) -> dict[str, Tensor]:
+        """Nothing seen."""
+        shape = (*lanes, self.states, self.actions)
+        return {
+            "transitions": torch.zeros(*shape, self.states, device=device),
+            "reward": torch.zeros(shape, device=device),
+        }
+
+    def update(
+        self, belief: dict[str, Tensor], obs: Float[Tensor, "n e s"], action: Int[Tensor, "n e"],
+        reward: Float[Tensor, "n e"], next_obs: Float[Tensor, "n e s"],
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """One more transition and reward of (s, a)."""
+        chosen = torch.nn.functional.one_hot(action, self.actions)
+        here = obs.unsqueeze(-1) * chosen.unsqueeze(-2)  # (N, E, S, A)
+        return {
+            "transitions": belief["transitions"] + here.unsqueeze(-1) * next_obs[:, :, None, None],
+            "reward": belief["reward"] + here * reward[:, :, None, None],
+        }
+
+    def features(self, belief: dict[str, Tensor]) -> Float[Tensor, "n e d"]:
+        """Mean rewards, their variances, and mean transitions times S, by state and action."""
+        seen = belief["transitions"].sum(-1)
+        variance = 1 / (1 + seen)
+        mean = (1 + belief["reward"]) * variance
+        chance = (1 + belief["transitions"]) / (self.states + seen).unsqueeze(-1)
+        return torch.cat(
+            [mean.flatten(2), variance.flatten(2), self.states * chance.flatten(2)], -1
+        )
 
 
 class TabularMDP(TensorTaskEnv):
@@ -92,13 +139,38 @@ class TabularMDP(TensorTaskEnv):
 
     def optimum(self, tasks: Tasks) -> Float[Tensor, " n"]:
         """Undiscounted total over the trial's episodes for whom the MDP is known."""
-        cumulated = tasks.params["cumulated"]
-        chance = torch.diff(cumulated, dim=-1, prepend=torch.zeros_like(cumulated[..., :1]))
-        value = torch.zeros(tasks.num, self.obs_dim)
-        for _ in range(self.spec.horizon):  # (N, S, A, S) x (N, S) -> (N, S, A)
-            ahead = torch.einsum("nsaz,nz->nsa", chance, value)
-            value = (tasks.params["mean_reward"] + ahead).amax(-1)
-        return value[:, 0] * self.trial_episodes
+        chance, reward = _tables(tasks)
+        return value_iteration(chance, reward, self.spec.horizon)[0][:, 0] * self.trial_episodes
+
+    def references(
+        self, tasks: Tasks, episodes: int, rng: torch.Generator
+    ) -> dict[str, Float[Tensor, "n k"]]:
+        """Random and value iteration (undiscounted) in expectation, PSRL simulated.
+
+        Posterior sampling comes twice: from the true prior, and from that of the published results.
+        """
+        chance, reward = (table.to(rng.device) for table in _tables(tasks))
+        horizon = self.spec.horizon
+        blind = chance.mean(2, keepdim=True), reward.mean(2, keepdim=True)  # one average action
+        random = value_iteration(*blind, horizon)[0][:, :1]
+        best = value_iteration(chance, reward, horizon)[0][:, :1]
+        return {
+            "random": random.expand(-1, episodes),
+            "PSRL": psrl(chance, reward, horizon, episodes, rng),
+            "PSRL, prior N(0, 1)": psrl(chance, reward, horizon, episodes, rng, prior_mean=0.0),
+            "value iteration": best.expand(-1, episodes),
+        }
+
+    def belief(self) -> TabularBelief:
+        """Dirichlet and normal posteriors, of the prior that training tasks come from."""
+        return TabularBelief(self.obs_dim, self.action_dim)
+
+
+def _tables(tasks: Tasks) -> tuple[Tensor, Tensor]:
+    """Transition probabilities (N, S, A, S) and mean rewards (N, S, A)."""
+    cumulated = tasks.params["cumulated"]
+    chance = torch.diff(cumulated, dim=-1, prepend=torch.zeros_like(cumulated[..., :1]))
+    return chance, tasks.params["mean_reward"]
 
 
 def _pick(table: Tensor, state: Tensor, action: Tensor) -> Tensor:
