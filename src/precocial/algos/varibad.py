@@ -112,8 +112,8 @@ class VAE(nn.Module):
         o, a, z = spec.obs_dim, spec.action_dim, cfg.latent_dim
         self.gru = GRU(a + o + 1, cfg.encoder_size, rng, "float32")
         self.posterior = NoMemory(cfg.encoder_size, (2 * z,), rng).layers[0]
-        self.reward = Decoder(z + 2 * o + a, cfg.decoder_hidden, 1, rng)
-        self.transition = Decoder(z + o + a, cfg.decoder_hidden, o, rng)
+        self.reward = Decoder(z, 2 * o + a, cfg.decoder_hidden, 1, rng)
+        self.transition = Decoder(z, o + a, cfg.decoder_hidden, o, rng)
 
     def encode(self, trials: Trials) -> tuple[Float[Tensor, "b p z"], Float[Tensor, "b p z"]]:
         """Mean and log-variance of q(m | tau_:t) for t = 0, ..., T: one more than steps."""
@@ -150,15 +150,15 @@ class VAE(nn.Module):
         scale = steps / decoded.numel()
         losses = {"loss/kl_latent": kl}
         if cfg.reward_weight:
-            inputs = _pairs(m, torch.cat([part.obs, part.action, part.next_obs], -1))
+            inputs = torch.cat([part.obs, part.action, part.next_obs], -1)
             losses["loss/reward_decoder"] = -scale * self._explained(
-                self.reward(inputs), part.reward.unsqueeze(-1), part.valid, counts,
+                self.reward(m, inputs), part.reward.unsqueeze(-1), part.valid, counts,
                 cfg.reward_likelihood,
             )  # fmt: skip
         if cfg.transition_weight:
-            inputs = _pairs(m, torch.cat([part.obs, part.action], -1))
+            inputs = torch.cat([part.obs, part.action], -1)
             losses["loss/transition_decoder"] = -scale * self._explained(
-                self.transition(inputs), part.next_obs, part.valid, counts, "gaussian"
+                self.transition(m, inputs), part.next_obs, part.valid, counts, "gaussian"
             )
         return losses
 
@@ -176,25 +176,38 @@ class VAE(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A multi-layer perceptron with a linear output."""
+    """A multi-layer perceptron with a linear output, of every latent beside every step.
+
+    The first layer is applied to latents and steps apart and added, which is the same as to their
+    concatenation and saves building it.
+    """
 
     def __init__(
-        self, inputs: int, hidden: tuple[int, ...], outputs: int, rng: torch.Generator
+        self, latent: int, inputs: int, hidden: tuple[int, ...], outputs: int, rng: torch.Generator
     ) -> None:
         super().__init__()
-        sizes = (inputs, *hidden, outputs)
-        layers: list[nn.Module] = []
+        self.of_latent = _linear(latent, hidden[0], latent + inputs, rng)
+        self.of_step = _linear(inputs, hidden[0], latent + inputs, rng)
+        sizes = (*hidden, outputs)
+        layers: list[nn.Module] = [nn.ReLU()]
         for i, o in zip(sizes, sizes[1:], strict=False):
-            layer = nn.Linear(i, o)
-            layer.weight.data = (torch.rand(o, i, generator=rng) * 2 - 1) / i**0.5
-            layer.bias.data.zero_()
-            layers += [layer, nn.ReLU()]
+            layers += [_linear(i, o, i, rng), nn.ReLU()]
         self.layers = nn.Sequential(*layers[:-1])
 
-    def forward(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
+    def forward(
+        self, m: Float[Tensor, "b p z"], x: Float[Tensor, "b t i"]
+    ) -> Float[Tensor, "b p t o"]:
         """Mean, or logit."""
-        y: Tensor = self.layers(x)
+        first = self.of_latent(m).unsqueeze(2) + self.of_step(x).unsqueeze(1)
+        y: Tensor = self.layers(first)
         return y
+
+
+def _linear(inputs: int, outputs: int, fan_in: int, rng: torch.Generator) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    layer.weight.data = (torch.rand(outputs, inputs, generator=rng) * 2 - 1) / fan_in**0.5
+    layer.bias.data.zero_()
+    return layer
 
 
 def _subset(size: int, number: int, rng: torch.Generator) -> Int[Tensor, " s"]:
@@ -202,12 +215,6 @@ def _subset(size: int, number: int, rng: torch.Generator) -> Int[Tensor, " s"]:
     if not number or number >= size:
         return torch.arange(size, device=rng.device)
     return torch.randperm(size, generator=rng, device=rng.device)[:number]
-
-
-def _pairs(m: Float[Tensor, "b p z"], x: Float[Tensor, "b t d"]) -> Float[Tensor, "b p t i"]:
-    """Every latent beside every step."""
-    shape = (m.shape[0], m.shape[1], x.shape[1])
-    return torch.cat([m.unsqueeze(2).expand(*shape, -1), x.unsqueeze(1).expand(*shape, -1)], -1)
 
 
 class Inferred:

@@ -53,6 +53,26 @@ ENVS: dict[str, Family] = {
         "precocial.envs.tabular_mdp:TabularMDP", "random 10-state, 5-action MDPs",
         "discrete 5", "one-hot 10", "Duan et al. 2016",
     ),
+    "harlow": Family(
+        "precocial.envs.harlow:Harlow", "learn which of two unfamiliar objects is rewarded",
+        "discrete 2", "box 45", "Wang et al. 2018",
+    ),
+    "two-step": Family(
+        "precocial.envs.two_step:TwoStep", "two-step choices whose good end changes now and then",
+        "discrete 2", "one-hot 3", "Daw et al. 2011",
+    ),
+    "grid-nav": Family(
+        "precocial.envs.grid_nav:GridNav", "find a goal on a 5x5 grid and stay (GridNavi)",
+        "discrete 5", "one-hot 25", "Zintgraf et al. 2020",
+    ),
+    "grid-world": Family(
+        "precocial.envs.grid_world:GridWorld", "find a goal on a grid, then go straight to it",
+        "discrete 4", "one-hot 25", "this package",
+    ),
+    "frozen-lake": Family(
+        "precocial.envs.frozen_lake:FrozenLake", "cross a frozen lake whose holes are hidden",
+        "discrete 4", "one-hot 25", "Grigsby et al. 2024",
+    ),
     "cart-pole": Family(
         "precocial.envs.cart_pole:CartPole", "balance with hidden masses, length, force and sign",
         "discrete 2", "box 4", "Barto et al. 1983",
