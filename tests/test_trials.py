@@ -7,7 +7,7 @@ import torch
 
 from precocial.algos import ALGOS, build
 from precocial.algos.rl2 import RL2, LastStep, RL2Config
-from precocial.algos.trials import TrialConfig, ppo_update, run_trials, score
+from precocial.algos.trials import TrialConfig, ppo_update, run_trials, score, standardise
 from precocial.algos.varibad import VAE, Trials, VariBADConfig
 from precocial.envs import ENVS
 from precocial.envs.cart_pole import CartPole
@@ -63,10 +63,15 @@ def hand_made_rollout(value, reward):
     return Rollout(nothing, action, reward, nothing, ended, torch.zeros_like(ended), extra)
 
 
+def plain_policy():
+    """Values in reward units: mean 0, spread 1."""
+    return RL2(small(), CartPole().spec, rng()).policy
+
+
 def test_advantages_run_over_the_trial_and_stop_at_its_end():
     reward, value = torch.ones(1, 2, 7), torch.zeros(1, 2, 7)
     cfg = TrialConfig(gamma=1.0, gae_lambda=1.0)
-    batch = score(hand_made_rollout(value, reward), cfg)
+    batch = score(hand_made_rollout(value, reward), plain_policy(), cfg)
     # Rewards to go to the end of the trial, across episode ends; lane 0 has 6 valid steps.
     assert batch.advantage[:6, 0].tolist() == [6, 5, 4, 3, 2, 1]
     assert batch.advantage[:, 1].tolist() == [7, 6, 5, 4, 3, 2, 1]
@@ -74,14 +79,14 @@ def test_advantages_run_over_the_trial_and_stop_at_its_end():
     # A value bootstraps across an episode's end and not beyond the trial's:
     # lambda 0, gamma .5: r + .5 V(next) - V with V = 4 everywhere, and 1 - 4 at the last step.
     cfg = TrialConfig(gamma=0.5, gae_lambda=0.0)
-    batch = score(hand_made_rollout(value + 4, reward), cfg)
+    batch = score(hand_made_rollout(value + 4, reward), plain_policy(), cfg)
     assert batch.advantage[:6, 0].tolist() == [-1, -1, -1, -1, -1, -3]
 
 
 def test_forgetting_cuts_credit_at_every_episode():
     cfg = TrialConfig(gamma=1.0, gae_lambda=1.0)
     rollout = hand_made_rollout(torch.zeros(1, 2, 7), torch.ones(1, 2, 7))
-    batch = score(rollout, cfg, forgetful=True)
+    batch = score(rollout, plain_policy(), cfg, forgetful=True)
     assert batch.advantage[:6, 0].tolist() == [2, 1, 1, 3, 2, 1]
 
 
@@ -101,7 +106,8 @@ def collected(cfg, seed=0, env=None):
     tasks = env.sample_tasks(cfg.num_tasks, "train", rng(seed + 1))
     learner = method.make_learner(method.policy, tasks.num, cfg.lanes, rng(seed), training=True)
     rollout = run_trials(env, tasks, learner, cfg, rng(seed))
-    batch = method.with_memories(score(rollout, cfg, forgetful=cfg.forget), learner)
+    batch = score(rollout, method.policy, cfg, forgetful=cfg.forget)
+    batch = method.with_memories(batch, learner)
     return method, rollout, batch
 
 
@@ -133,13 +139,13 @@ def test_what_follows_the_trial_changes_nothing():
 @pytest.mark.parametrize("forget", [False, True])
 @torch.no_grad()
 def test_recomputed_log_probs_and_values_equal_the_stored_ones(memory, forget):
-    method, _, batch = collected(small(memory, forget=forget))
+    method, rollout, batch = collected(small(memory, forget=forget))
     dist, value = method.policy.sequence(batch.input, batch.memory, batch.keep)
     inside = batch.valid > 0
     error = (log_prob(dist, batch.action) - batch.log_prob)[inside].abs().max()
     assert float(error) < 1e-5
-    stored = (batch.target - batch.advantage)[inside]
-    assert float((value[inside] - stored).abs().max()) < 1e-4
+    stored = rollout.extra["value"].flatten(0, 1).T  # (N, E, T) -> (T, B)
+    assert float((value - stored)[inside].abs().max()) < 1e-4
 
 
 @pytest.mark.parametrize("memory", ["gru", "lstm"])
@@ -267,13 +273,31 @@ def test_a_saved_learner_goes_on_as_it_would_have():
 
 
 @torch.no_grad()
-def test_rescaling_the_value_head_leaves_its_predictions():
+def test_value_units_are_those_of_a_step_and_moving_them_keeps_predictions():
+    policy = plain_policy()
+    target = torch.tensor([[10.0, 14.0, 99.0], [1.0, 3.0, 5.0]])
+    valid = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
+    policy.value_std.fill_(2.0)
+    h = torch.randn(2, 3, policy.memory.size, generator=rng())
+    before = 2.0 * policy.heads(h)[1]
+    policy.track(target, valid, rate=1.0)
+    # Means 12 and 3; squares 4 + 4 and 4 + 0 + 4 over 5 valid steps.
+    assert policy.value_mean[:3].tolist() == [12, 3, 0]
+    assert math.isclose(float(policy.value_std), math.sqrt(16 / 5), rel_tol=1e-6)
+    assert torch.allclose(policy.value_std * policy.heads(h)[1], before, atol=1e-5)
+    assert torch.allclose(policy.in_reward_units(policy.normalise(target)), target)
+    policy.track(target + 10, valid, rate=0.3)
+    assert torch.allclose(policy.value_mean[:3], torch.tensor([15.0, 6.0, 0.0]))
+
+
+@torch.no_grad()
+def test_standardised_advantages():
     method, _, batch = collected(small())
-    before = method.policy.step(batch.input[0], method.policy.memory.initial(6))[1]
-    method.policy.rescale(torch.tensor(40.0), torch.tensor(12.0), rate=1.0)
-    after = method.policy.step(batch.input[0], method.policy.memory.initial(6))[1]
-    assert torch.allclose(before, after, atol=1e-4)
-    assert float(method.policy.value_std) == 12
+    ready = standardise(batch, method.policy, first=True)
+    inside = batch.valid > 0
+    assert abs(float(ready.advantage[inside].mean())) < 1e-5
+    assert abs(float(ready.advantage[inside].std(correction=0)) - 1) < 1e-4
+    assert float((ready.target * batch.valid).sum(1).abs().max()) < 1e-2  # mean 0 at every step
 
 
 def test_the_rate_falls_to_zero_over_the_run():

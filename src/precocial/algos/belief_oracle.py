@@ -27,6 +27,7 @@ from precocial.algos.trials import (
     ppo_update,
     run_trials,
     score,
+    standardise,
     trial_metrics,
 )
 from precocial.nets.trial_policy import NoMemory, TrialPolicy
@@ -109,13 +110,16 @@ class BeliefOracle(TrialMethod):
                 "not; try bandit, tabular-mdp, grid-nav, grid-world or two-step"
             )
         net = NoMemory(ExactBelief.input_dim(spec), cfg.hidden, rng)
-        self.prepare(cfg, spec, TrialPolicy(net, spec, cfg.init_std, rng), device)
+        self.prepare(
+            cfg, spec, TrialPolicy(net, spec, cfg.trial_steps(spec), cfg.init_std, rng), device
+        )
 
     def meta_update(self, env: TaskEnv, tasks: Tasks, rng: torch.Generator) -> Metrics:
         """One trial on every lane, then PPO on all of them."""
         learner = self.make_learner(self.policy, tasks.num, self.cfg.lanes, rng, training=True)
         rollout = run_trials(env, tasks, learner, self.cfg, rng)
-        batch = score(rollout, self.cfg)
+        batch = score(rollout, self.policy, self.cfg)
+        batch = standardise(batch, self.policy, first=not self.progress)
         losses = ppo_update(self.policy, batch, self.cfg, self.optimizer, self.progress, rng)
         return trial_metrics(rollout, self.num_stages) | losses
 

@@ -35,6 +35,7 @@ from precocial.algos.trials import (
     ppo_update,
     run_trials,
     score,
+    standardise,
     trial_metrics,
 )
 from precocial.checks import at_least
@@ -134,13 +135,16 @@ class RL2(TrialMethod):
             cfg.memory, LastStep.input_dim(spec), cfg.memory_size, rng,
             layers=cfg.layers, heads=cfg.heads, precision=cfg.precision,
         )  # fmt: skip
-        self.prepare(cfg, spec, TrialPolicy(memory, spec, cfg.init_std, rng), device)
+        self.prepare(
+            cfg, spec, TrialPolicy(memory, spec, cfg.trial_steps(spec), cfg.init_std, rng), device
+        )
 
     def meta_update(self, env: TaskEnv, tasks: Tasks, rng: torch.Generator) -> Metrics:
         """One trial on every lane, then PPO on all of them."""
         learner = self.make_learner(self.policy, tasks.num, self.cfg.lanes, rng, training=True)
         rollout = run_trials(env, tasks, learner, self.cfg, rng)
-        batch = score(rollout, self.cfg, forgetful=self.cfg.forget)
+        batch = score(rollout, self.policy, self.cfg, forgetful=self.cfg.forget)
+        batch = standardise(batch, self.policy, first=not self.progress)
         batch = self.with_memories(batch, learner)
         losses = ppo_update(self.policy, batch, self.cfg, self.optimizer, self.progress, rng)
         return trial_metrics(rollout, self.num_stages) | losses

@@ -24,8 +24,11 @@ from precocial.ops.returns import episode_returns, gae, last_valid
 from precocial.rollout import collect
 from precocial.types import EnvSpec, Metrics, Rollout, Step, TaskEnv, Tasks, UserError
 
-OBSERVED_EPISODES = 2
+DEFAULT_EPISODES = 2
 """Episodes of a trial for a family that names no number of its own."""
+
+UNITS_RATE = 0.3
+"""Share of the way that the value's units move towards those of an iteration."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class TrialConfig:
     anneal_entropy: bool = False
     """Let the entropy bonus fall linearly to 0 over the run, too."""
     vf_coef: float = 0.5
-    """Weight of the value loss, in squared units of the value's spread."""
+    """Weight of the value loss, in squared units of the value's spread at a step."""
     max_grad_norm: float = 0.5
     """Longest gradient; longer ones are scaled down."""
     init_std: float = 1.0
@@ -85,9 +88,13 @@ class TrialConfig:
         """E, lanes per task."""
         return self.trials_per_task
 
+    def trial_steps(self, spec: EnvSpec) -> int:
+        """T, the most steps that a trial can have."""
+        return self.episodes(spec) * spec.horizon
+
     def episodes(self, spec: EnvSpec) -> int:
         """Episodes of a trial on a family."""
-        own = spec.trial_episodes if spec.trial_episodes > 1 else OBSERVED_EPISODES
+        own = spec.trial_episodes if spec.trial_episodes > 1 else DEFAULT_EPISODES
         return self.episodes_per_trial or own
 
 
@@ -237,37 +244,54 @@ def run_trials(
 ) -> Rollout:
     """One trial on every lane; ``extra["valid"]`` is False after a lane's last episode."""
     k = cfg.episodes(env.spec)
-    return collect(env, tasks, learner, cfg.lanes, k * env.spec.horizon, rng, episodes=k)
+    return collect(env, tasks, learner, cfg.lanes, cfg.trial_steps(env.spec), rng, episodes=k)
 
 
 @torch.no_grad()
-def score(rollout: Rollout, cfg: TrialConfig, *, forgetful: bool = False) -> TrialBatch:
-    """Advantages over the trial; axes (N, E, T) become (T, N*E).
+def score(
+    rollout: Rollout, policy: TrialPolicy, cfg: TrialConfig, *, forgetful: bool = False
+) -> TrialBatch:
+    """Advantages over the trial, in reward units; axes (N, E, T) become (T, N*E).
 
     Where the memory is cleared at every episode (``forgetful``), so is the credit: no action can
     change what a later episode brings.
     """
-    valid = rollout.extra["valid"]
-    reward, value = rollout.reward * valid, rollout.extra["value"]
-    following = torch.cat([value[..., 1:], torch.zeros_like(value[..., :1])], -1)
-    ends = last_valid(valid)
-    if forgetful:
-        ends = ends | rollout.terminated | rollout.truncated
-    advantage = gae(
-        reward, value, following, ends, torch.zeros_like(ends), cfg.gamma, cfg.gae_lambda
-    )
-    own = ("input", "value", "keep", "valid")
-    dist: Dist = {k: v for k, v in rollout.extra.items() if k not in own and "/" not in k}
 
     def time_first(x: Tensor) -> Tensor:  # (N, E, T, ...) -> (T, N*E, ...)
         return x.flatten(0, 1).transpose(0, 1).contiguous()
 
+    valid = time_first(rollout.extra["valid"])
+    ends = last_valid(valid.T).T
+    if forgetful:
+        ends = ends | time_first(rollout.terminated | rollout.truncated)
+    value = policy.in_reward_units(time_first(rollout.extra["value"]))
+    following = torch.cat([value[1:], torch.zeros_like(value[:1])])
+    advantage = gae(
+        time_first(rollout.reward).T, value.T, following.T, ends.T, torch.zeros_like(ends.T),
+        cfg.gamma, cfg.gae_lambda,
+    ).T  # fmt: skip
+    own = ("input", "value", "keep", "valid")
+    dist: Dist = {k: v for k, v in rollout.extra.items() if k not in own and "/" not in k}
     keep = time_first(rollout.extra["keep"]) if forgetful else None
     return TrialBatch(
         time_first(rollout.extra["input"]), keep, {}, time_first(rollout.action),
-        time_first(log_prob(dist, rollout.action)), time_first(advantage),
-        time_first(advantage + value), time_first(valid).to(value.dtype),
+        time_first(log_prob(dist, rollout.action)), advantage, advantage + value,
+        valid.to(value.dtype),
     )  # fmt: skip
+
+
+def standardise(batch: TrialBatch, policy: TrialPolicy, *, first: bool) -> TrialBatch:
+    """Advantages of mean 0 and deviation 1, targets in the value head's units, which move first.
+
+    In a run's ``first`` iteration the units are taken from it alone.
+    """
+    policy.track(batch.target, batch.valid, rate=1.0 if first else UNITS_RATE)
+    centre = masked_mean(batch.advantage, batch.valid)
+    spread = masked_mean((batch.advantage - centre).square(), batch.valid).sqrt()
+    return batch._replace(
+        advantage=(batch.advantage - centre) / (spread + 1e-8),
+        target=policy.normalise(batch.target),
+    )
 
 
 def ppo_update(
@@ -278,7 +302,7 @@ def ppo_update(
     progress: float,
     rng: torch.Generator,
 ) -> Metrics:
-    """Proximal policy optimisation (Schulman et al. 2017, Eq. 9) on whole trials.
+    """Proximal policy optimisation (Schulman et al. 2017, Eq. 9) on standardised trials.
 
     Means are over valid steps: sums divided by the mask's sum.
     """
@@ -286,18 +310,9 @@ def ppo_update(
     for group in optimizer.param_groups:
         group["lr"] = cfg.outer_lr * share
     entropy_weight = cfg.ent_coef * (1 - progress if cfg.anneal_entropy else 1.0)
-    mean = masked_mean(batch.target, batch.valid)
-    std = masked_mean((batch.target - mean).square(), batch.valid).sqrt()
-    policy.rescale(mean, std, rate=1.0 if progress == 0 else 0.1)
-    centre = masked_mean(batch.advantage, batch.valid)
-    spread = masked_mean((batch.advantage - centre).square(), batch.valid).sqrt()
-    batch = batch._replace(
-        advantage=(batch.advantage - centre) / (spread + 1e-8),
-        target=policy.normalise(batch.target),
-    )
     totals: dict[str, Tensor] = {}
-    parts = list(minibatches(batch, cfg, rng))
-    for part in parts:
+    parts = 0
+    for part in minibatches(batch, cfg, rng):
         dist, value = policy.sequence(part.input, part.memory, part.keep)
         lp = log_prob(dist, part.action)
         surrogate = ppo_clip_terms(lp, part.log_prob, part.advantage, cfg.clip_eps)
@@ -315,7 +330,8 @@ def ppo_update(
         optimizer.step()
         losses["loss/kl"] = masked_mean(part.log_prob - lp, part.valid)
         totals = {k: totals.get(k, 0.0) + v.detach() for k, v in losses.items()}
-    return {k: float(v) / len(parts) for k, v in totals.items()}
+        parts += 1
+    return {k: float(v) / parts for k, v in totals.items()}
 
 
 def minibatches(batch: TrialBatch, cfg: TrialConfig, rng: torch.Generator) -> Iterator[TrialBatch]:

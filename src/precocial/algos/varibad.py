@@ -34,6 +34,7 @@ from precocial.algos.trials import (
     ppo_update,
     run_trials,
     score,
+    standardise,
     trial_metrics,
 )
 from precocial.checks import at_least, positive
@@ -268,7 +269,9 @@ class VariBAD(TrialMethod):
         self, cfg: VariBADConfig, spec: EnvSpec, rng: torch.Generator, device: str = "cpu"
     ) -> None:
         net = NoMemory(Inferred.input_dim(spec, cfg), cfg.hidden, rng)
-        self.prepare(cfg, spec, TrialPolicy(net, spec, cfg.init_std, rng), device)
+        self.prepare(
+            cfg, spec, TrialPolicy(net, spec, cfg.trial_steps(spec), cfg.init_std, rng), device
+        )
         self.vae = VAE(cfg, spec, rng).to(device)
         self.vae_optimizer = torch.optim.Adam(self.vae.parameters(), cfg.vae_lr)
 
@@ -276,7 +279,8 @@ class VariBAD(TrialMethod):
         """One trial on every lane; PPO on the policy, then the ELBO on encoder and decoders."""
         learner = self.make_learner(self.policy, self.vae, tasks.num, self.cfg.lanes, rng, True)
         rollout = run_trials(env, tasks, learner, self.cfg, rng)
-        batch = score(rollout, self.cfg)
+        batch = score(rollout, self.policy, self.cfg)
+        batch = standardise(batch, self.policy, first=not self.progress)
         losses = ppo_update(self.policy, batch, self.cfg, self.optimizer, self.progress, rng)
         losses |= self.infer(rollout, rng)
         return trial_metrics(rollout, self.num_stages) | losses

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from precocial.nets.activations import tanh
 from precocial.nets.memory import Memory, State, orthogonal
 from precocial.ops.distributions import Dist
+from precocial.ops.losses import masked_mean
 from precocial.types import EnvSpec
 
 
@@ -49,16 +50,23 @@ class NoMemory(nn.Module):
 class TrialPolicy(nn.Module):
     """Action distribution and value of what a memory holds.
 
-    The value head predicts in units of a running mean and spread of its targets, and is rescaled
-    when those move so that its predictions stay (PopArt, van Hasselt et al. 2016): totals of a
-    trial may be 5 or 500.
+    The value head predicts what a lane will get beyond the running mean of all lanes at the same
+    step of the trial, in units of the running spread around it. Most of a value is the time that
+    is left, which tells tasks and actions not apart; a head in plain units would spend itself on
+    it. The head is rescaled when its units move, so that its predictions stay (as in PopArt,
+    van Hasselt et al. 2016).
     """
 
     value_mean: Tensor
     value_std: Tensor
 
     def __init__(
-        self, memory: Memory | NoMemory, spec: EnvSpec, init_std: float, rng: torch.Generator
+        self,
+        memory: Memory | NoMemory,
+        spec: EnvSpec,
+        steps: int,
+        init_std: float,
+        rng: torch.Generator,
     ) -> None:
         super().__init__()
         self.memory = memory
@@ -72,7 +80,7 @@ class TrialPolicy(nn.Module):
         self.value_head.bias.data.zero_()
         if not self.discrete:
             self.log_std = nn.Parameter(torch.full((spec.action_dim,), init_std).log())
-        self.register_buffer("value_mean", torch.zeros(()))
+        self.register_buffer("value_mean", torch.zeros(steps))
         self.register_buffer("value_std", torch.ones(()))
 
     def heads(self, h: Float[Tensor, "*b h"]) -> tuple[Dist, Float[Tensor, "*b"]]:
@@ -91,22 +99,27 @@ class TrialPolicy(nn.Module):
     def step(
         self, x: Float[Tensor, "b i"], state: State
     ) -> tuple[Dist, Float[Tensor, " b"], State]:
-        """Distribution, value in reward units, and the memory after one input."""
+        """Distribution, normalised value, and the memory after one input."""
         h, state = self.memory.step(x, state)
-        dist, value = self.heads(h)
-        return dist, self.value_mean + self.value_std * value, state
+        return *self.heads(h), state
 
-    def normalise(self, value: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """Reward units to the value head's."""
-        return (value - self.value_mean) / self.value_std
+    def in_reward_units(self, value: Float[Tensor, "t b"]) -> Float[Tensor, "t b"]:
+        """From normalised values of steps 0, 1, ... of trials."""
+        return self.value_mean[: value.shape[0], None] + self.value_std * value
+
+    def normalise(self, value: Float[Tensor, "t b"]) -> Float[Tensor, "t b"]:
+        """The inverse."""
+        return (value - self.value_mean[: value.shape[0], None]) / self.value_std
 
     @torch.no_grad()
-    def rescale(self, mean: Tensor, std: Tensor, rate: float) -> None:
-        """Move the value's units towards ``mean`` and ``std``, predictions unchanged."""
-        new_mean = self.value_mean + rate * (mean - self.value_mean)
-        new_std = (self.value_std + rate * (std - self.value_std)).clamp(min=1e-4)
-        self.value_head.weight.mul_(self.value_std / new_std)
-        shifted = self.value_std * self.value_head.bias + self.value_mean - new_mean
-        self.value_head.bias.copy_(shifted / new_std)
-        self.value_mean.copy_(new_mean)
-        self.value_std.copy_(new_std)
+    def track(self, target: Float[Tensor, "t b"], valid: Float[Tensor, "t b"], rate: float) -> None:
+        """Move the value's units towards those of ``target``."""
+        steps, count = target.shape[0], valid.sum(1)
+        mean = (target * valid).sum(1) / count.clamp(min=1)
+        spread = masked_mean((target - mean.unsqueeze(1)).square(), valid).sqrt()
+        known = self.value_mean[:steps]
+        self.value_mean[:steps] = torch.where(count > 0, known + rate * (mean - known), known)
+        std = (self.value_std + rate * (spread - self.value_std)).clamp(min=1e-4)
+        self.value_head.weight.mul_(self.value_std / std)
+        self.value_head.bias.mul_(self.value_std / std)
+        self.value_std.copy_(std)
