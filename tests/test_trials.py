@@ -7,7 +7,7 @@ import torch
 
 from precocial.algos import ALGOS, build
 from precocial.algos.rl2 import RL2, LastStep, RL2Config
-from precocial.algos.trials import TrialConfig, ppo_update, run_trials, score, standardise, told
+from precocial.algos.trials import TrialConfig, ppo_update, run_trials, score, standardise
 from precocial.algos.varibad import VAE, Trials, VariBADConfig
 from precocial.envs import ENVS
 from precocial.envs.cart_pole import CartPole
@@ -71,7 +71,7 @@ def plain_policy():
 def test_advantages_run_over_the_trial_and_stop_at_its_end():
     reward, value = torch.ones(1, 2, 7), torch.zeros(1, 2, 7)
     cfg = TrialConfig(gamma=1.0, gae_lambda=1.0)
-    batch = score(hand_made_rollout(value, reward), plain_policy(), cfg, torch.zeros(2, 0))
+    batch = score(hand_made_rollout(value, reward), plain_policy(), cfg)
     # Rewards to go to the end of the trial, across episode ends; lane 0 has 6 valid steps.
     assert batch.advantage[:6, 0].tolist() == [6, 5, 4, 3, 2, 1]
     assert batch.advantage[:, 1].tolist() == [7, 6, 5, 4, 3, 2, 1]
@@ -79,14 +79,14 @@ def test_advantages_run_over_the_trial_and_stop_at_its_end():
     # A value bootstraps across an episode's end and not beyond the trial's:
     # lambda 0, gamma .5: r + .5 V(next) - V with V = 4 everywhere, and 1 - 4 at the last step.
     cfg = TrialConfig(gamma=0.5, gae_lambda=0.0)
-    batch = score(hand_made_rollout(value + 4, reward), plain_policy(), cfg, torch.zeros(2, 0))
+    batch = score(hand_made_rollout(value + 4, reward), plain_policy(), cfg)
     assert batch.advantage[:6, 0].tolist() == [-1, -1, -1, -1, -1, -3]
 
 
 def test_forgetting_cuts_credit_at_every_episode():
     cfg = TrialConfig(gamma=1.0, gae_lambda=1.0)
     rollout = hand_made_rollout(torch.zeros(1, 2, 7), torch.ones(1, 2, 7))
-    batch = score(rollout, plain_policy(), cfg, torch.zeros(2, 0), forgetful=True)
+    batch = score(rollout, plain_policy(), cfg, forgetful=True)
     assert batch.advantage[:6, 0].tolist() == [2, 1, 1, 3, 2, 1]
 
 
@@ -104,10 +104,9 @@ def collected(cfg, seed=0, env=None):
     env = env or CartPole()
     method = RL2(cfg, env.spec, rng(seed))
     tasks = env.sample_tasks(cfg.num_tasks, "train", rng(seed + 1))
-    known = told(env, tasks, cfg)
-    learner = method.make_learner(method.policy, tasks.num, cfg.lanes, rng(seed), known)
+    learner = method.make_learner(method.policy, tasks.num, cfg.lanes, rng(seed), training=True)
     rollout = run_trials(env, tasks, learner, cfg, rng(seed))
-    batch = score(rollout, method.policy, cfg, known, forgetful=cfg.forget)
+    batch = score(rollout, method.policy, cfg, forgetful=cfg.forget)
     batch = method.with_memories(batch, learner)
     return method, rollout, batch
 
@@ -138,12 +137,10 @@ def test_what_follows_the_trial_changes_nothing():
 
 @pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("forget", [False, True])
-@pytest.mark.parametrize("informed_critic", [False, True])
 @torch.no_grad()
-def test_recomputed_log_probs_and_values_equal_the_stored_ones(memory, forget, informed_critic):
-    cfg = small(memory, forget=forget, informed_critic=informed_critic, trials_per_task=2)
-    method, rollout, batch = collected(cfg)
-    dist, value = method.policy.sequence(batch.input, batch.memory, batch.keep, batch.known)
+def test_recomputed_log_probs_and_values_equal_the_stored_ones(memory, forget):
+    method, rollout, batch = collected(small(memory, forget=forget))
+    dist, value = method.policy.sequence(batch.input, batch.memory, batch.keep)
     inside = batch.valid > 0
     error = (log_prob(dist, batch.action) - batch.log_prob)[inside].abs().max()
     assert float(error) < 1e-5
@@ -159,7 +156,7 @@ def test_pieces_start_from_the_memory_they_had(memory, forget):
     _, _, whole = collected(small(memory, forget=forget))
     assert pieces.input.shape[0] == 5
     assert float(pieces.valid.sum()) == float(whole.valid.sum())
-    dist, _ = method.policy.sequence(pieces.input, pieces.memory, pieces.keep, pieces.known)
+    dist, _ = method.policy.sequence(pieces.input, pieces.memory, pieces.keep)
     error = (log_prob(dist, pieces.action) - pieces.log_prob)[pieces.valid > 0].abs().max()
     assert float(error) < 1e-5
 
@@ -208,8 +205,8 @@ def test_a_permuted_batch_gives_permuted_results(kind):
     method, _, batch = collected(small(kind))
     order = torch.randperm(batch.valid.shape[1], generator=rng(3))
     mixed = batch.select(order)
-    a, va = method.policy.sequence(batch.input, batch.memory, batch.keep, batch.known)
-    b, vb = method.policy.sequence(mixed.input, mixed.memory, mixed.keep, mixed.known)
+    a, va = method.policy.sequence(batch.input, batch.memory, batch.keep)
+    b, vb = method.policy.sequence(mixed.input, mixed.memory, mixed.keep)
     steps = b["logits"].shape[0]
     assert torch.allclose(a["logits"][:steps, order], b["logits"], atol=1e-5)
     assert torch.allclose(va[:steps, order], vb, atol=1e-5)
@@ -282,12 +279,12 @@ def test_value_units_are_those_of_a_step_and_moving_them_keeps_predictions():
     valid = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
     policy.value_std.fill_(2.0)
     h = torch.randn(2, 3, policy.memory.size, generator=rng())
-    before = 2.0 * policy.value(h, torch.zeros(3, 0))
+    before = 2.0 * policy.heads(h)[1]
     policy.track(target, valid, rate=1.0)
     # Means 12 and 3; squares 4 + 4 and 4 + 0 + 4 over 5 valid steps.
     assert policy.value_mean[:3].tolist() == [12, 3, 0]
     assert math.isclose(float(policy.value_std), math.sqrt(16 / 5), rel_tol=1e-6)
-    assert torch.allclose(policy.value_std * policy.value(h, torch.zeros(3, 0)), before, atol=1e-5)
+    assert torch.allclose(policy.value_std * policy.heads(h)[1], before, atol=1e-5)
     assert torch.allclose(policy.in_reward_units(policy.normalise(target)), target)
     policy.track(target + 10, valid, rate=0.3)
     assert torch.allclose(policy.value_mean[:3], torch.tensor([15.0, 6.0, 0.0]))

@@ -28,7 +28,6 @@ from precocial.algos.trials import (
     run_trials,
     score,
     standardise,
-    told,
     trial_metrics,
 )
 from precocial.nets.trial_policy import NoMemory, TrialPolicy
@@ -112,37 +111,26 @@ class BeliefOracle(TrialMethod):
             )
         net = NoMemory(ExactBelief.input_dim(spec), cfg.hidden, rng)
         self.prepare(
-            cfg,
-            spec,
-            TrialPolicy(
-                net,
-                spec,
-                cfg.trial_steps(spec),
-                cfg.init_std,
-                rng,
-                known_dim=spec.task_dim * cfg.informed_critic,
-            ),
-            device,
+            cfg, spec, TrialPolicy(net, spec, cfg.trial_steps(spec), cfg.init_std, rng), device
         )
 
     def meta_update(self, env: TaskEnv, tasks: Tasks, rng: torch.Generator) -> Metrics:
         """One trial on every lane, then PPO on all of them."""
-        known = told(env, tasks, self.cfg)
-        learner = self.make_learner(self.policy, tasks.num, self.cfg.lanes, rng, known)
+        learner = self.make_learner(self.policy, tasks.num, self.cfg.lanes, rng, training=True)
         rollout = run_trials(env, tasks, learner, self.cfg, rng)
-        batch = score(rollout, self.policy, self.cfg, known)
+        batch = score(rollout, self.policy, self.cfg)
         batch = standardise(batch, self.policy, first=not self.progress)
         losses = ppo_update(self.policy, batch, self.cfg, self.optimizer, self.progress, rng)
         return trial_metrics(rollout, self.num_stages) | losses
 
     def learner(self, num_tasks: int, lanes: int, rng: torch.Generator) -> TrialLearner:
         """A learner on a copy of the network, at the start of its trial."""
-        return self.make_learner(copy.deepcopy(self.policy), num_tasks, lanes, rng, None)
+        return self.make_learner(copy.deepcopy(self.policy), num_tasks, lanes, rng, training=False)
 
     def make_learner(
-        self, policy: TrialPolicy, num_tasks: int, lanes: int, rng: torch.Generator,
-        known: Tensor | None,
+        self, policy: TrialPolicy, num_tasks: int, lanes: int, rng: torch.Generator, *,
+        training: bool,
     ) -> TrialLearner:  # fmt: skip
         """A learner on N x E lanes."""
         context = ExactBelief(self.spec, (num_tasks, lanes), self.num_stages)
-        return TrialLearner(policy, context, (num_tasks, lanes), rng, known=known)
+        return TrialLearner(policy, context, (num_tasks, lanes), rng, record=training)

@@ -36,7 +36,6 @@ from precocial.algos.trials import (
     run_trials,
     score,
     standardise,
-    told,
     trial_metrics,
 )
 from precocial.checks import at_least
@@ -137,25 +136,14 @@ class RL2(TrialMethod):
             layers=cfg.layers, heads=cfg.heads, precision=cfg.precision,
         )  # fmt: skip
         self.prepare(
-            cfg,
-            spec,
-            TrialPolicy(
-                memory,
-                spec,
-                cfg.trial_steps(spec),
-                cfg.init_std,
-                rng,
-                known_dim=spec.task_dim * cfg.informed_critic,
-            ),
-            device,
+            cfg, spec, TrialPolicy(memory, spec, cfg.trial_steps(spec), cfg.init_std, rng), device
         )
 
     def meta_update(self, env: TaskEnv, tasks: Tasks, rng: torch.Generator) -> Metrics:
         """One trial on every lane, then PPO on all of them."""
-        known = told(env, tasks, self.cfg)
-        learner = self.make_learner(self.policy, tasks.num, self.cfg.lanes, rng, known)
+        learner = self.make_learner(self.policy, tasks.num, self.cfg.lanes, rng, training=True)
         rollout = run_trials(env, tasks, learner, self.cfg, rng)
-        batch = score(rollout, self.policy, self.cfg, known, forgetful=self.cfg.forget)
+        batch = score(rollout, self.policy, self.cfg, forgetful=self.cfg.forget)
         batch = standardise(batch, self.policy, first=not self.progress)
         batch = self.with_memories(batch, learner)
         losses = ppo_update(self.policy, batch, self.cfg, self.optimizer, self.progress, rng)
@@ -169,15 +157,15 @@ class RL2(TrialMethod):
 
     def learner(self, num_tasks: int, lanes: int, rng: torch.Generator) -> TrialLearner:
         """A learner on a copy of the network, at the start of its trial."""
-        return self.make_learner(copy.deepcopy(self.policy), num_tasks, lanes, rng, None)
+        return self.make_learner(copy.deepcopy(self.policy), num_tasks, lanes, rng, training=False)
 
     def make_learner(
-        self, policy: TrialPolicy, num_tasks: int, lanes: int, rng: torch.Generator,
-        known: Tensor | None,
+        self, policy: TrialPolicy, num_tasks: int, lanes: int, rng: torch.Generator, *,
+        training: bool,
     ) -> TrialLearner:  # fmt: skip
         """A learner on N x E lanes."""
         shape, forget = (num_tasks, lanes), self.cfg.forget
         return TrialLearner(
             policy, LastStep(self.spec, shape, forget=forget), shape, rng, forgetful=forget,
-            known=known, snapshot_every=self.cfg.max_seq_len if known is not None else 0,
+            record=training, snapshot_every=self.cfg.max_seq_len if training else 0,
         )  # fmt: skip

@@ -63,9 +63,6 @@ class TrialConfig:
     """Weight of the value loss, in squared units of the value's spread at a step."""
     max_grad_norm: float = 0.5
     """Longest gradient; longer ones are scaled down."""
-    informed_critic: bool = False
-    """Tell the value function, never the policy, the task's numbers in training (asymmetric
-    actor-critic, Pinto et al. 2018): less noise, since belief and luck no longer move values."""
     init_std: float = 1.0
     """Initial standard deviation of a Gaussian policy, in policy units (+-1 spans the bounds)."""
 
@@ -127,8 +124,7 @@ class TrialLearner:
         shape: Tasks and lanes (N, E).
         rng: Draws actions.
         forgetful: Clear the memory at the start of every episode.
-        known: In training, what the critic is told of the task, (N*E, D); ``acted`` then holds
-            what training needs beside the distribution.
+        record: Keep in ``acted`` what training needs, not only the distribution.
         snapshot_every: Keep the memory's state before every so many steps, 0 for never.
     """
 
@@ -140,11 +136,11 @@ class TrialLearner:
         rng: torch.Generator,
         *,
         forgetful: bool = False,
-        known: Float[Tensor, "b d"] | None = None,
+        record: bool = False,
         snapshot_every: int = 0,
     ) -> None:
         self.policy, self.context, self.shape, self.rng = policy, context, shape, rng
-        self.forgetful, self.known, self.snapshot_every = forgetful, known, snapshot_every
+        self.forgetful, self.record, self.snapshot_every = forgetful, record, snapshot_every
         self.memory: State = policy.memory.initial(shape[0] * shape[1])
         self.ended: Tensor | None = None
         self.time = 0
@@ -159,11 +155,10 @@ class TrialLearner:
             self.memory = self.policy.memory.clear(self.memory, self.ended.flatten())
         if self.snapshot_every and self.time % self.snapshot_every == 0:
             self.snapshots.append(self.memory)
-        h, self.memory = self.policy.memory.step(x, self.memory)
-        dist = {k: v.unflatten(0, self.shape) for k, v in self.policy.dist(h).items()}
+        dist, value, self.memory = self.policy.step(x, self.memory)
+        dist = {k: v.unflatten(0, self.shape) for k, v in dist.items()}
         self.acted = dict(dist)
-        if self.known is not None:
-            value = self.policy.value(h, self.known)
+        if self.record:
             keep = torch.ones_like(value)
             if self.forgetful and self.ended is not None:
                 keep = 1 - self.ended.flatten().to(keep)
@@ -213,8 +208,6 @@ class TrialBatch(NamedTuple):
     """What the value regresses on, in reward units."""
     valid: Float[Tensor, "t b"]
     """1 for steps of the trial, 0 for what a lane did after its last episode."""
-    known: Float[Tensor, "b d"]
-    """What the critic is told of each trial's task."""
 
     def select(self, lanes: Int[Tensor, " m"]) -> TrialBatch:
         """Some of the trials, cut after the longest of them."""
@@ -227,7 +220,6 @@ class TrialBatch(NamedTuple):
             pick(self.input), None if self.keep is None else pick(self.keep),
             {k: v.index_select(0, lanes) for k, v in self.memory.items()}, pick(self.action),
             pick(self.log_prob), pick(self.advantage), pick(self.target), pick(self.valid),
-            self.known.index_select(0, lanes),
         )  # fmt: skip
 
     def pieces(self, length: int, memories: list[State]) -> TrialBatch:
@@ -242,7 +234,7 @@ class TrialBatch(NamedTuple):
         whole = TrialBatch(
             cut(self.input), None if self.keep is None else cut(self.keep), memory,
             cut(self.action), cut(self.log_prob), cut(self.advantage), cut(self.target),
-            cut(self.valid), self.known.repeat(len(memories), 1),
+            cut(self.valid),
         )  # fmt: skip
         return whole.select((whole.valid[0] > 0).nonzero().squeeze(-1))
 
@@ -255,20 +247,9 @@ def run_trials(
     return collect(env, tasks, learner, cfg.lanes, cfg.trial_steps(env.spec), rng, episodes=k)
 
 
-def told(env: TaskEnv, tasks: Tasks, cfg: TrialConfig) -> Float[Tensor, "b d"]:
-    """What the critic may know of each lane's task; nothing, of width 0, unless informed."""
-    features = env.task_features(tasks)
-    return features[:, : features.shape[1] * cfg.informed_critic].repeat_interleave(cfg.lanes, 0)
-
-
 @torch.no_grad()
 def score(
-    rollout: Rollout,
-    policy: TrialPolicy,
-    cfg: TrialConfig,
-    known: Float[Tensor, "b d"],
-    *,
-    forgetful: bool = False,
+    rollout: Rollout, policy: TrialPolicy, cfg: TrialConfig, *, forgetful: bool = False
 ) -> TrialBatch:
     """Advantages over the trial, in reward units; axes (N, E, T) become (T, N*E).
 
@@ -295,7 +276,7 @@ def score(
     return TrialBatch(
         time_first(rollout.extra["input"]), keep, {}, time_first(rollout.action),
         time_first(log_prob(dist, rollout.action)), advantage, advantage + value,
-        valid.to(value.dtype), known,
+        valid.to(value.dtype),
     )  # fmt: skip
 
 
@@ -332,7 +313,7 @@ def ppo_update(
     totals: dict[str, Tensor] = {}
     parts = 0
     for part in minibatches(batch, cfg, rng):
-        dist, value = policy.sequence(part.input, part.memory, part.keep, part.known)
+        dist, value = policy.sequence(part.input, part.memory, part.keep)
         lp = log_prob(dist, part.action)
         surrogate = ppo_clip_terms(lp, part.log_prob, part.advantage, cfg.clip_eps)
         losses = {

@@ -35,7 +35,6 @@ from precocial.algos.trials import (
     run_trials,
     score,
     standardise,
-    told,
     trial_metrics,
 )
 from precocial.checks import at_least, positive
@@ -271,27 +270,16 @@ class VariBAD(TrialMethod):
     ) -> None:
         net = NoMemory(Inferred.input_dim(spec, cfg), cfg.hidden, rng)
         self.prepare(
-            cfg,
-            spec,
-            TrialPolicy(
-                net,
-                spec,
-                cfg.trial_steps(spec),
-                cfg.init_std,
-                rng,
-                known_dim=spec.task_dim * cfg.informed_critic,
-            ),
-            device,
+            cfg, spec, TrialPolicy(net, spec, cfg.trial_steps(spec), cfg.init_std, rng), device
         )
         self.vae = VAE(cfg, spec, rng).to(device)
         self.vae_optimizer = torch.optim.Adam(self.vae.parameters(), cfg.vae_lr)
 
     def meta_update(self, env: TaskEnv, tasks: Tasks, rng: torch.Generator) -> Metrics:
         """One trial on every lane; PPO on the policy, then the ELBO on encoder and decoders."""
-        known = told(env, tasks, self.cfg)
-        learner = self.make_learner(self.policy, self.vae, tasks.num, self.cfg.lanes, rng, known)
+        learner = self.make_learner(self.policy, self.vae, tasks.num, self.cfg.lanes, rng, True)
         rollout = run_trials(env, tasks, learner, self.cfg, rng)
-        batch = score(rollout, self.policy, self.cfg, known)
+        batch = score(rollout, self.policy, self.cfg)
         batch = standardise(batch, self.policy, first=not self.progress)
         losses = ppo_update(self.policy, batch, self.cfg, self.optimizer, self.progress, rng)
         losses |= self.infer(rollout, rng)
@@ -325,15 +313,15 @@ class VariBAD(TrialMethod):
     def learner(self, num_tasks: int, lanes: int, rng: torch.Generator) -> TrialLearner:
         """A learner on copies of policy and encoder, at the start of its trial."""
         policy, vae = copy.deepcopy(self.policy), copy.deepcopy(self.vae)
-        return self.make_learner(policy, vae, num_tasks, lanes, rng, None)
+        return self.make_learner(policy, vae, num_tasks, lanes, rng, False)
 
     def make_learner(
         self, policy: TrialPolicy, vae: VAE, num_tasks: int, lanes: int, rng: torch.Generator,
-        known: Tensor | None,
+        training: bool,
     ) -> TrialLearner:  # fmt: skip
         """A learner on N x E lanes."""
         context = Inferred(vae, self.spec)
-        return TrialLearner(policy, context, (num_tasks, lanes), rng, known=known)
+        return TrialLearner(policy, context, (num_tasks, lanes), rng, record=training)
 
     def state_dict(self) -> dict[str, Any]:
         """Policy, encoder, decoders and both optimisers."""

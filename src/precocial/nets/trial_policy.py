@@ -31,8 +31,8 @@ class NoMemory(nn.Module):
         return {}
 
     def sequence(
-        self, x: Float[Tensor, "*t i"], state: State, keep: Float[Tensor, "t b"] | None
-    ) -> Float[Tensor, "*t h"]:
+        self, x: Float[Tensor, "t b i"], state: State, keep: Float[Tensor, "t b"] | None
+    ) -> Float[Tensor, "t b h"]:
         """Each step on its own."""
         for layer in self.layers:
             x = tanh(layer(x))
@@ -40,7 +40,7 @@ class NoMemory(nn.Module):
 
     def step(self, x: Float[Tensor, "b i"], state: State) -> tuple[Float[Tensor, "b h"], State]:
         """Output after one input."""
-        return self.sequence(x, state, None), state
+        return self.sequence(x.unsqueeze(0), state, None).squeeze(0), state
 
     def clear(self, state: State, lanes: Bool[Tensor, " b"]) -> State:
         """There is nothing to forget."""
@@ -49,8 +49,6 @@ class NoMemory(nn.Module):
 
 class TrialPolicy(nn.Module):
     """Action distribution and value of what a memory holds.
-
-    With ``known_dim`` the value also reads the task's own numbers, which only training has.
 
     The value head predicts what a lane will get beyond the running mean of all lanes at the same
     step of the trial, in units of the running spread around it. Most of a value is the time that
@@ -69,18 +67,15 @@ class TrialPolicy(nn.Module):
         steps: int,
         init_std: float,
         rng: torch.Generator,
-        known_dim: int = 0,
     ) -> None:
         super().__init__()
         self.memory = memory
         self.discrete = spec.action_kind == "discrete"
         self.policy_head = nn.Linear(memory.size, spec.action_dim)
-        self.critic = NoMemory(memory.size + known_dim, (128,), rng) if known_dim else None
-        value_inputs = self.critic.size if self.critic else memory.size
-        self.value_head = nn.Linear(value_inputs, 1)
+        self.value_head = nn.Linear(memory.size, 1)
         # Nearly uniform at first, so that the first trials explore.
         self.policy_head.weight.data = orthogonal(spec.action_dim, memory.size, rng) * 0.01
-        self.value_head.weight.data = orthogonal(1, value_inputs, rng)
+        self.value_head.weight.data = orthogonal(1, memory.size, rng)
         self.policy_head.bias.data.zero_()
         self.value_head.bias.data.zero_()
         if not self.discrete:
@@ -88,31 +83,25 @@ class TrialPolicy(nn.Module):
         self.register_buffer("value_mean", torch.zeros(steps))
         self.register_buffer("value_std", torch.ones(()))
 
-    def dist(self, h: Float[Tensor, "*b h"]) -> Dist:
-        """Action distribution."""
-        out = self.policy_head(h)
+    def heads(self, h: Float[Tensor, "*b h"]) -> tuple[Dist, Float[Tensor, "*b"]]:
+        """Action distribution, and value in normalised units."""
+        out, value = self.policy_head(h), self.value_head(h).squeeze(-1)
         if self.discrete:
-            return {"logits": torch.log_softmax(out, -1)}
-        return {"mean": out, "log_std": self.log_std.expand_as(out)}
-
-    def value(self, h: Float[Tensor, "*b h"], known: Float[Tensor, "n d"]) -> Float[Tensor, "*b"]:
-        """Value in normalised units; ``known`` is what the critic is told of each lane's task."""
-        if self.critic:
-            h = torch.cat([h, known.expand(*h.shape[:-1], -1)], -1)
-            h = self.critic.sequence(h, {}, None)
-        value: Tensor = self.value_head(h).squeeze(-1)
-        return value
+            return {"logits": torch.log_softmax(out, -1)}, value
+        return {"mean": out, "log_std": self.log_std.expand_as(out)}, value
 
     def sequence(
-        self,
-        x: Float[Tensor, "t b i"],
-        state: State,
-        keep: Float[Tensor, "t b"] | None,
-        known: Float[Tensor, "b d"],
+        self, x: Float[Tensor, "t b i"], state: State, keep: Float[Tensor, "t b"] | None
     ) -> tuple[Dist, Float[Tensor, "t b"]]:
         """Distribution and normalised value at every step of whole trials."""
-        h = self.memory.sequence(x, state, keep)
-        return self.dist(h), self.value(h, known)
+        return self.heads(self.memory.sequence(x, state, keep))
+
+    def step(
+        self, x: Float[Tensor, "b i"], state: State
+    ) -> tuple[Dist, Float[Tensor, " b"], State]:
+        """Distribution, normalised value, and the memory after one input."""
+        h, state = self.memory.step(x, state)
+        return *self.heads(h), state
 
     def in_reward_units(self, value: Float[Tensor, "t b"]) -> Float[Tensor, "t b"]:
         """From normalised values of steps 0, 1, ... of trials."""
