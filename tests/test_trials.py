@@ -137,9 +137,10 @@ def test_what_follows_the_trial_changes_nothing():
 
 @pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("forget", [False, True])
+@pytest.mark.parametrize("extra", [{}, {"embed": 8, "previous_obs": True, "trials_per_task": 2}])
 @torch.no_grad()
-def test_recomputed_log_probs_and_values_equal_the_stored_ones(memory, forget):
-    method, rollout, batch = collected(small(memory, forget=forget))
+def test_recomputed_log_probs_and_values_equal_the_stored_ones(memory, forget, extra):
+    method, rollout, batch = collected(small(memory, forget=forget, **extra))
     dist, value = method.policy.sequence(batch.input, batch.memory, batch.keep)
     inside = batch.valid > 0
     error = (log_prob(dist, batch.action) - batch.log_prob)[inside].abs().max()
@@ -217,7 +218,7 @@ def test_a_permuted_batch_gives_permuted_results(kind):
 
 def test_the_last_reward_and_the_end_arrive_with_the_next_episode():
     env = CartPole()
-    context = LastStep(env.spec, (1, 1), forget=False)
+    context = LastStep(env.spec, RL2Config())
     obs = torch.zeros(1, 1, 4)
     assert context.features(obs[0])[0].tolist() == [0] * 8  # a trial starts with nothing
     action = torch.tensor([[1]])
@@ -226,10 +227,14 @@ def test_the_last_reward_and_the_end_arrive_with_the_next_episode():
     context.observe(action, step)
     # Observation, one-hot action, reward, end.
     assert context.features(obs[0])[0].tolist() == [0, 0, 0, 0, 0, 1, 2.5, 1]
-    blind = LastStep(env.spec, (1, 1), forget=True)
+    blind = LastStep(env.spec, RL2Config(forget=True))
     blind.features(obs[0])
     blind.observe(action, step)
     assert blind.features(obs[0])[0].tolist() == [0] * 8
+    whole = LastStep(env.spec, RL2Config(previous_obs=True))
+    whole.features(obs[0] + 7)
+    whole.observe(action, step)
+    assert whole.features(obs[0])[0].tolist() == [0, 0, 0, 0, 0, 1, 2.5, 1, 7, 7, 7, 7]
 
 
 def test_memory_is_cleared_between_trials_and_not_within():

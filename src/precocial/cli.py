@@ -20,7 +20,7 @@ COMMANDS = {
     "train": "train an algorithm on a family of tasks: precocial train maml --env point-nav",
     "eval": "the adaptation curve on unseen tasks: precocial eval runs/maml-point-nav-0",
     "report": "one HTML page from run folders: precocial report runs/* --out report.html",
-    "watch": "an animation before and after adapting: precocial watch RUN --out film.gif",
+    "watch": "an animation of a run adapting to one task: precocial watch RUN --out film.gif",
     "list": "every algorithm and family: precocial list [algos|envs] [--json]",
     "check-env": "what is wrong with your environment: precocial check-env my_module:MyEnv",
 }
@@ -305,26 +305,33 @@ def _update_table(result: dict[str, Any], title: str) -> Table:
     return table
 
 
-MOST_COLUMNS = 8
+TERMINAL = 80
+"""Columns of text that a table has to fit into."""
 
 
 def _trial_table(result: dict[str, Any], title: str) -> Table:
-    """One row per method, the mean return of each episode of the trial in its columns."""
-    last = len(result["stages"]) - 1
-    spread = {round(last * i / (MOST_COLUMNS - 1)) for i in range(MOST_COLUMNS)}
-    shown = sorted(set(range(last + 1)) if last < MOST_COLUMNS else spread | {0, 1, 2})
-    table = Table(title=title)
-    table.add_column("mean return of episode")
+    """One row per method: mean return of single episodes, as many as fit, and of the trial."""
+    from precocial.report.words import few_of
+
+    stages = {result["algorithm"]: result["stages"]} | result["reference_curves"]
+    means = {name: [s["return_mean"] for s in rows] for name, rows in stages.items()}
+    totals = {name: f"{sum(row):.2f}" for name, row in means.items()}
+    num = len(result["stages"])
+    frame = 3  # a border and two blanks, of each column
+    taken = 1 + max(map(len, [*means, "success rate"])) + max(map(len, [*totals.values(), "trial"]))
+    width = max(len(str(num)), *(len(f"{v:.2f}") for row in means.values() for v in row))
+    shown = few_of(num, max(3, (TERMINAL - taken - 2 * frame) // (width + frame)))
+    table = Table(title=f"{title}\nmean return per episode")
+    table.add_column("method", no_wrap=True)
     for k in shown:
-        table.add_column(str(k + 1), justify="right")
-    table.add_column("trial", justify="right")
-    rows = {result["algorithm"]: result["stages"]} | result["reference_curves"]
-    for name, stages in rows.items():
-        means = [s["return_mean"] for s in stages]
-        table.add_row(name, *(f"{means[k]:.2f}" for k in shown), f"{sum(means):.2f}")
+        table.add_column(str(k + 1), justify="right", no_wrap=True)
+    table.add_column("trial", justify="right", no_wrap=True)
+    for name, row in means.items():
+        table.add_row(name, *(f"{row[k]:.2f}" for k in shown), totals[name])
     if "success_rate" in result["stages"][0]:
-        hits = [f"{result['stages'][k]['success_rate']:.2f}" for k in shown]
-        table.add_row(f"{result['algorithm']}: success", *hits, "")
+        table.add_section()
+        hits = (f"{result['stages'][k]['success_rate']:.2f}" for k in shown)
+        table.add_row("success rate", *hits, "")
     return table
 
 
@@ -352,14 +359,18 @@ def report(args: list[str]) -> int:
 
 @dataclass(frozen=True)
 class Watch:
-    """The same unseen task before and after adapting, side by side."""
+    """Episodes on the same unseen task, before and after adapting, side by side."""
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
     out: Path | None = None
-    """FILE.gif or FILE.mp4; without it a window, where there is a display."""
-    updates: int = 1
-    """Updates (stages) to film after the first."""
+    """FILE.gif or FILE.mp4, or FILE.png for the last frames; without it a window, where there is a
+    display."""
+    updates: int | None = None
+    """Updates to film after the first stage, of a method that updates; default 1."""
+    episodes: int | None = None
+    """Episodes of the trial, of a memory method; default the whole trial. Of more than 4 it shows
+    the first, the second and the last."""
     seed: int = 0
     """Which task, and all randomness."""
     checkpoint: Literal["last", "best"] = "last"
@@ -371,22 +382,30 @@ class Watch:
 def watch(args: list[str]) -> int:
     """``precocial watch``."""
     flags = parse(Watch, args, "precocial watch")
-    if flags.updates < 0 or flags.fps < 1:
-        raise UserError(f"--updates {flags.updates} and --fps {flags.fps}; expected >= 0 and >= 1")
+    for name, low in (("updates", 0), ("episodes", 1), ("fps", 1)):
+        value = getattr(flags, name)
+        if value is not None and value < low:
+            raise UserError(f"--{name} is {value}; expected {low} or more")
     from precocial.library import expand_runs, film
-    from precocial.watch import check_output, show, stage_label, write_animation
+    from precocial.training import read_plan
+    from precocial.watch import check_output, show, stage_label, write
 
     if flags.out is not None:
         check_output(flags.out)
     run = expand_runs([flags.run])[0]
-    films = film(run, updates=flags.updates, seed=flags.seed, which=flags.checkpoint)
-    unit = "update"
-    labels = [stage_label(k, unit, total) for k, (_, total) in enumerate(films)]
-    frames = [f for f, _ in films]
+    films = film(
+        run, updates=flags.updates, episodes=flags.episodes, seed=flags.seed,
+        which=flags.checkpoint,
+    )  # fmt: skip
+    labels = [stage_label(f.stage, f.unit, f.episode_return) for f in films]
+    frames = [f.frames for f in films]
     if flags.out is None:
         show(frames, labels, flags.fps)
     else:
-        write_animation(frames, labels, flags.out, flags.fps)
+        plan = read_plan(run)
+        task = f"the test task of seed {flags.seed}"
+        about = f"{plan.algo} on {plan.env}, {task}. {'; '.join(labels).capitalize()}"
+        write(frames, labels, flags.out, flags.fps, about)
         print(flags.out)
     return 0
 

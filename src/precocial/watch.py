@@ -1,4 +1,4 @@
-"""The same task before and after adapting, side by side: as an animation or in a window."""
+"""The same task while an agent adapts, side by side: an animation, a still or a window."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt8
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from precocial.envs.picture import PALETTE, font
 from precocial.errors import UserError
 
-SUFFIXES = (".gif", ".mp4")
+SUFFIXES = (".gif", ".mp4", ".png")
 HOLD_S = 1.2
 """The end stays on screen for this long before the animation starts over."""
 
@@ -24,7 +25,9 @@ Frame = UInt8[np.ndarray, "h w 3"]
 
 
 def stage_label(stage: int, unit: str, episode_return: float) -> str:
-    """The title of a panel, e.g. ``after 1 update: return -10.9``."""
+    """The title of a panel, e.g. ``after 1 update: return -10.9``, ``episode 2: return 0.8``."""
+    if unit == "episode":
+        return f"episode {stage + 1}: return {episode_return:.1f}"
     when = f"after {stage} {unit}{'s' if stage > 1 else ''}" if stage else "before adapting"
     return f"{when}: return {episode_return:.1f}"
 
@@ -33,37 +36,43 @@ def check_output(out: Path) -> None:
     """Refuse a file that cannot be written, before anything is rolled out.
 
     Raises:
-        UserError: another suffix than ``.gif`` or ``.mp4``.
+        UserError: another suffix than ``.gif``, ``.mp4`` or ``.png``.
     """
     if out.suffix.lower() not in SUFFIXES:
         raise UserError(
-            f"--out is {str(out)!r}; expected a file ending in .gif or .mp4, "
+            f"--out is {str(out)!r}; expected a file ending in .gif, .mp4 or .png, "
             f"try --out {out.stem or 'film'}.gif"
         )
 
 
-def write_animation(
-    stages: Sequence[Sequence[np.ndarray]], labels: Sequence[str], out: Path, fps: int = 25
+def write(
+    stages: Sequence[Sequence[np.ndarray]],
+    labels: Sequence[str],
+    out: Path,
+    fps: int = 25,
+    about: str = "",
 ) -> Path:
     """Write one panel per stage, side by side, to ``out``.
 
     Args:
         stages: Frames (h, w, 3) of each stage; a shorter one holds its last frame.
         labels: The title above each panel.
-        out: ``.gif`` (loops for ever) or ``.mp4``.
+        out: ``.gif`` (loops for ever), ``.mp4``, or ``.png`` for the last frame of every stage.
         fps: Frames per second; a GIF rounds its inverse to 10 ms.
+        about: Kept in a GIF or PNG; ``precocial report`` puts it below the picture.
 
     Raises:
         UserError: another suffix, or ``out`` cannot be written.
     """
     check_output(out)
-    frames = side_by_side(stages, labels)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        if out.suffix.lower() == ".gif":
-            _write_gif(frames, out, fps)
+        if out.suffix.lower() == ".png":
+            _write_png(side_by_side([frames[-1:] for frames in stages], labels)[0], out, about)
+        elif out.suffix.lower() == ".gif":
+            _write_gif(side_by_side(stages, labels), out, fps, about)
         else:
-            _write_mp4(frames, out, fps)
+            _write_mp4(side_by_side(stages, labels), out, fps)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"cannot write {out} ({reason}); try another --out") from error
@@ -148,7 +157,13 @@ def _wrapped(label: str, width: int) -> list[str]:
     return lines or [""]
 
 
-def _write_gif(frames: list[UInt8[np.ndarray, "h w 3"]], out: Path, fps: int) -> None:
+def _write_png(frame: UInt8[np.ndarray, "h w 3"], out: Path, about: str) -> None:
+    notes = PngInfo()
+    notes.add_text("Description", about)
+    Image.fromarray(frame).save(out, pnginfo=notes, optimize=True)
+
+
+def _write_gif(frames: list[UInt8[np.ndarray, "h w 3"]], out: Path, fps: int, about: str) -> None:
     """One palette for all frames: the commonest colours as they are, and a spread of the rest."""
     sample = np.concatenate(frames[:: max(1, len(frames) // 8)] + frames[-1:])
     codes, counts = np.unique(_codes(sample), return_counts=True)
@@ -169,7 +184,7 @@ def _write_gif(frames: list[UInt8[np.ndarray, "h w 3"]], out: Path, fps: int) ->
     wait = max(20, 10 * round(100 / fps))  # browsers slow anything below 20 ms down to 100
     images[0].save(
         out, save_all=True, append_images=images[1:], loop=0, optimize=True,
-        duration=[wait] * (len(images) - 1) + [round(1000 * HOLD_S)],
+        duration=[wait] * (len(images) - 1) + [round(1000 * HOLD_S)], comment=about.encode(),
     )  # fmt: skip
 
 

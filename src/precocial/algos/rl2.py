@@ -41,7 +41,7 @@ from precocial.algos.trials import (
 from precocial.checks import at_least
 from precocial.nets.gru import bfloat16_supported
 from precocial.nets.memory import MemoryKind, Precision, build_memory
-from precocial.nets.trial_policy import TrialPolicy
+from precocial.nets.trial_policy import NoMemory, TrialPolicy
 from precocial.types import EnvSpec, Metrics, Step, TaskEnv, Tasks, UserError
 
 
@@ -53,6 +53,11 @@ class RL2Config(TrialConfig):
     """What remembers: gru, lstm, or a causal transformer."""
     memory_size: int = 64
     """Width of the memory (H)."""
+    embed: int = 0
+    """Width of a layer between input and memory, which can join state, action and reward to one
+    thing to remember; 0: none."""
+    previous_obs: bool = False
+    """Input the previous observation, too: a transition is then all in one input."""
     layers: int = 2
     """Layers of the transformer."""
     heads: int = 4
@@ -68,7 +73,7 @@ class RL2Config(TrialConfig):
         """Refuse values without a meaning."""
         super().__post_init__()
         at_least(self, 1, "memory_size", "layers", "heads")
-        at_least(self, 0, "max_seq_len")
+        at_least(self, 0, "max_seq_len", "embed")
         if self.memory == "transformer" and self.max_seq_len:
             raise UserError(
                 "--max-seq-len cuts the memory of gru and lstm; the transformer attends to the "
@@ -86,21 +91,23 @@ class RL2Config(TrialConfig):
 
 
 class LastStep:
-    """Previous action, reward and end-of-episode flag, beside the observation."""
+    """Previous action, reward, end-of-episode flag and perhaps observation, beside this one."""
 
-    def __init__(self, spec: EnvSpec, shape: tuple[int, int], *, forget: bool) -> None:
-        self.spec, self.shape, self.forget = spec, shape, forget
+    def __init__(self, spec: EnvSpec, cfg: RL2Config) -> None:
+        self.spec, self.cfg = spec, cfg
         self.last: Float[Tensor, "b d"] | None = None
 
     @staticmethod
-    def input_dim(spec: EnvSpec) -> int:
+    def input_dim(spec: EnvSpec, cfg: RL2Config) -> int:
         """Size of the policy's input."""
-        return spec.obs_dim + spec.action_dim + 2
+        return spec.obs_dim * (1 + cfg.previous_obs) + spec.action_dim + 2
 
     def features(self, obs: Float[Tensor, "b o"]) -> Float[Tensor, "b i"]:
-        """(s_t, a_{t-1}, r_{t-1}, d_{t-1}); zeros for the last three at the trial's start."""
+        """(s_t, a_{t-1}, r_{t-1}, d_{t-1}, s_{t-1}); zeros but for s_t at the trial's start."""
         if self.last is None:
-            self.last = obs.new_zeros(obs.shape[0], self.spec.action_dim + 2)
+            size = self.input_dim(self.spec, self.cfg) - self.spec.obs_dim
+            self.last = obs.new_zeros(obs.shape[0], size)
+        self.obs = obs
         return torch.cat([obs, self.last], -1)
 
     def observe(self, action: Tensor, step: Step) -> None:
@@ -109,10 +116,12 @@ class LastStep:
         taken = action
         if self.spec.action_kind == "discrete":
             taken = torch.nn.functional.one_hot(action, self.spec.action_dim).to(step.reward)
-        last = torch.cat([taken, step.reward.unsqueeze(-1), ended.unsqueeze(-1)], -1)
-        if self.forget:
-            last = last * (1 - ended).unsqueeze(-1)
-        self.last = last.flatten(0, 1)
+        last = torch.cat([taken, step.reward.unsqueeze(-1), ended.unsqueeze(-1)], -1).flatten(0, 1)
+        if self.cfg.previous_obs:
+            last = torch.cat([last, self.obs], -1)
+        if self.cfg.forget:
+            last = last * (1 - ended).flatten().unsqueeze(-1)
+        self.last = last
 
     def state_dict(self) -> dict[str, Any]:
         """What the next input carries."""
@@ -131,13 +140,15 @@ class RL2(TrialMethod):
     def __init__(
         self, cfg: RL2Config, spec: EnvSpec, rng: torch.Generator, device: str = "cpu"
     ) -> None:
+        inputs = LastStep.input_dim(spec, cfg)
+        embedding = NoMemory(inputs, (cfg.embed,), rng) if cfg.embed else None
         memory = build_memory(
-            cfg.memory, LastStep.input_dim(spec), cfg.memory_size, rng,
+            cfg.memory, cfg.embed or inputs, cfg.memory_size, rng,
             layers=cfg.layers, heads=cfg.heads, precision=cfg.precision,
         )  # fmt: skip
-        self.prepare(
-            cfg, spec, TrialPolicy(memory, spec, cfg.trial_steps(spec), cfg.init_std, rng), device
-        )
+        steps = cfg.trial_steps(spec)
+        policy = TrialPolicy(memory, spec, steps, cfg.init_std, rng, embedding)
+        self.prepare(cfg, spec, policy, device)
 
     def meta_update(self, env: TaskEnv, tasks: Tasks, rng: torch.Generator) -> Metrics:
         """One trial on every lane, then PPO on all of them."""
@@ -166,6 +177,6 @@ class RL2(TrialMethod):
         """A learner on N x E lanes."""
         shape, forget = (num_tasks, lanes), self.cfg.forget
         return TrialLearner(
-            policy, LastStep(self.spec, shape, forget=forget), shape, rng, forgetful=forget,
+            policy, LastStep(self.spec, self.cfg), shape, rng, forgetful=forget,
             record=training, snapshot_every=self.cfg.max_seq_len if training else 0,
         )  # fmt: skip

@@ -218,6 +218,7 @@ class TensorTaskEnv:
         if self.action_kind == "box":
             action = self.scale(action)
         following = self.transition(self.state, action, self.tasks, self.rng)
+        self.reached = following
         reward = self.reward(self.state, action, following, self.tasks, self.rng)
         next_obs = self.observation(following, self.tasks)
         terminated = self.terminal(following, self.tasks)
@@ -257,7 +258,14 @@ class TensorTaskEnv:
 
     def render(self, task: int, lane: int) -> UInt8[np.ndarray, "h w 3"]:
         """A picture of the lane as it stands."""
-        one = {k: v[task, lane].cpu() for k, v in self.state.items()}
+        return self._picture(self.state, task, lane)
+
+    def render_end(self, task: int, lane: int) -> UInt8[np.ndarray, "h w 3"]:
+        """The same as the last step left it: an episode that it ended has not restarted yet."""
+        return self._picture(self.reached, task, lane)
+
+    def _picture(self, state: State, task: int, lane: int) -> UInt8[np.ndarray, "h w 3"]:
+        one = {k: v[task, lane].cpu() for k, v in state.items()}
         return self.draw(one, {k: v[task, 0].cpu() for k, v in self.tasks.items()}, 320)
 
     def close(self) -> None:

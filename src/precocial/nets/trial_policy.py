@@ -31,8 +31,8 @@ class NoMemory(nn.Module):
         return {}
 
     def sequence(
-        self, x: Float[Tensor, "t b i"], state: State, keep: Float[Tensor, "t b"] | None
-    ) -> Float[Tensor, "t b h"]:
+        self, x: Float[Tensor, "*t i"], state: State, keep: Float[Tensor, "t b"] | None
+    ) -> Float[Tensor, "*t h"]:
         """Each step on its own."""
         for layer in self.layers:
             x = tanh(layer(x))
@@ -40,7 +40,7 @@ class NoMemory(nn.Module):
 
     def step(self, x: Float[Tensor, "b i"], state: State) -> tuple[Float[Tensor, "b h"], State]:
         """Output after one input."""
-        return self.sequence(x.unsqueeze(0), state, None).squeeze(0), state
+        return self.sequence(x, state, None), state
 
     def clear(self, state: State, lanes: Bool[Tensor, " b"]) -> State:
         """There is nothing to forget."""
@@ -67,9 +67,10 @@ class TrialPolicy(nn.Module):
         steps: int,
         init_std: float,
         rng: torch.Generator,
+        embedding: NoMemory | None = None,
     ) -> None:
         super().__init__()
-        self.memory = memory
+        self.memory, self.embedding = memory, embedding
         self.discrete = spec.action_kind == "discrete"
         self.policy_head = nn.Linear(memory.size, spec.action_dim)
         self.value_head = nn.Linear(memory.size, 1)
@@ -94,13 +95,17 @@ class TrialPolicy(nn.Module):
         self, x: Float[Tensor, "t b i"], state: State, keep: Float[Tensor, "t b"] | None
     ) -> tuple[Dist, Float[Tensor, "t b"]]:
         """Distribution and normalised value at every step of whole trials."""
-        return self.heads(self.memory.sequence(x, state, keep))
+        return self.heads(self.memory.sequence(self.embed(x), state, keep))
+
+    def embed(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b d"]:
+        """The memory's input."""
+        return self.embedding.sequence(x, {}, None) if self.embedding else x
 
     def step(
         self, x: Float[Tensor, "b i"], state: State
     ) -> tuple[Dist, Float[Tensor, " b"], State]:
         """Distribution, normalised value, and the memory after one input."""
-        h, state = self.memory.step(x, state)
+        h, state = self.memory.step(self.embed(x), state)
         return *self.heads(h), state
 
     def in_reward_units(self, value: Float[Tensor, "t b"]) -> Float[Tensor, "t b"]:

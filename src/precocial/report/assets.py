@@ -5,12 +5,14 @@ STYLE = """
   --page: #f6f5f1; --card: #ffffff; --ink: #1d2830; --muted: #5c6a73; --rule: #dfe2df;
   --grid: #e9ebe8;
   --accent: #1f6fb2; --note: #fff6df; --note-rule: #d99a1c;
-  --s0: #1f6fb2; --s1: #c75b12; --s2: #12806a; --s3: #9a4c95; --s4: #8a6d00; --s5: #2a93b5; }
+  --s0: #1f6fb2; --s1: #c75b12; --s2: #12806a; --s3: #9a4c95; --s4: #8a6d00; --s5: #2a93b5;
+  --r0: #7b858c; --r1: #a3764f; --r2: #678a5f; --r3: #8679ad; --r4: #b0697f; --r5: #4f8a8b; }
 @media (prefers-color-scheme: dark) { :root {
   --page: #12181c; --card: #1a2227; --ink: #e6eaeb; --muted: #9caab1; --rule: #2e3a41;
   --grid: #29343a;
   --accent: #6fb7ee; --note: #2c2716; --note-rule: #d9a93c;
-  --s0: #62b0ee; --s1: #f08c4b; --s2: #4cc3a2; --s3: #d293cd; --s4: #dcbf4a; --s5: #6fd3ea; } }
+  --s0: #62b0ee; --s1: #f08c4b; --s2: #4cc3a2; --s3: #d293cd; --s4: #dcbf4a; --s5: #6fd3ea;
+  --r0: #9aa6ad; --r1: #c79a73; --r2: #93b58a; --r3: #aa9fd0; --r4: #d394a6; --r5: #7fb8b9; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; }
@@ -53,12 +55,17 @@ tbody th { color: var(--ink); font-size: 1rem; vertical-align: top; border-botto
 th.text, td.text { text-align: left; }
 td .ci { display: block; color: var(--muted); font-size: .78rem; }
 td.strong { font-weight: 600; } td.strong .ci { font-weight: 400; }
+th.reference { font-weight: 400; }
+th.reference svg { width: 26px; height: 12px; margin-right: .6em; }
+.totals { max-width: 760px; }
 .dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%; background: var(--c);
   margin-right: .5em; }
-.charts { display: grid; gap: 16px;
+.charts { display: grid; gap: 16px; grid-auto-flow: dense;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); }
 figure { margin: 0; display: flex; flex-direction: column; min-width: 0; }
 .plot { height: 350px; margin-top: 4px; flex: none; }
+.wide { grid-column: 1 / -1; }
+.wide .plot { height: 440px; }
 .keys { display: flex; flex-wrap: wrap; gap: 2px 4px; margin: 8px 0 0 -8px; padding: 0;
   list-style: none; }
 .keys button { font: inherit; font-size: .84rem; color: inherit; background: none; border: 0;
@@ -89,6 +96,7 @@ footer { margin-top: 48px; }
 SCRIPT = """
 const charts = JSON.parse(document.getElementById("charts").textContent);
 const still = matchMedia("(pointer: coarse)").matches;
+const narrow = matchMedia("(max-width: 640px)");
 const merge = (base, over) => {
   for (const [key, value] of Object.entries(over ?? {})) {
     const nested = value && typeof value === "object" && !Array.isArray(value);
@@ -123,7 +131,9 @@ const draw = () => charts.forEach((chart, index) => {
   const plot = document.getElementById("plot-" + index);
   const off = new Set([...document.querySelectorAll(`[data-plot="${index}"][aria-pressed=false]`)]
     .map(button => button.dataset.group));
-  const data = chart.data.map(trace => ({...trace, visible: !off.has(trace.legendgroup)}));
+  if (narrow.matches) layout.margin.r = 14;
+  const data = chart.data.map(trace => ({...trace,
+    visible: !off.has(trace.legendgroup) && !(narrow.matches && trace.mode === "text")}));
   const style = getComputedStyle(document.documentElement);
   const config = {displayModeBar: false, responsive: true};
   Plotly.react(plot, paint(data, style), paint(layout, style), config);
@@ -132,6 +142,7 @@ document.querySelectorAll(".keys button").forEach(button => button.addEventListe
   button.setAttribute("aria-pressed", button.getAttribute("aria-pressed") === "false");
   draw();
 }));
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+for (const query of [narrow, matchMedia("(prefers-color-scheme: dark)")])
+  query.addEventListener("change", draw);
 draw();
 """

@@ -1,7 +1,8 @@
 """The page's charts as plotly.js objects.
 
 Colours are names that the page's script turns into those of its light or dark theme: ``@s0`` to
-``@s5`` for series, ``@ink``, ``@muted``; ``@s0:0.2`` for a fifth of its opacity.
+``@s5`` for series, ``@r0`` to ``@r5`` for references, ``@ink``, ``@muted``; ``@s0:0.2`` for a fifth
+of its opacity. The script leaves out traces of mode ``text``, which label lines, on a narrow page.
 """
 
 from __future__ import annotations
@@ -13,18 +14,25 @@ from typing import Any, Literal
 
 import numpy as np
 
-from precocial.report.runs import Evaluation, Group
-from precocial.report.words import decimals, number, plural
+from precocial.report.runs import REFERENCES, Evaluation, Group, mean_interval
+from precocial.report.words import decimals, number, percent, plural
 from precocial.statistics import bootstrap_interval, interquartile_mean
 
 Trace = dict[str, Any]
-Style = Literal["solid", "dash", "dot", "longdash", "mark", "ring", "block", "pale"]
+Style = Literal["solid", "dash", "dot", "longdash", "dashdot", "mark", "ring", "block", "pale"]
 Members = Sequence[tuple[Group, Evaluation]]
 """Groups of one environment, each with an evaluation of the same kind."""
 
 NUM_COLOURS = 6
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 REFERENCE_DASHES: dict[str, Style] = {"optimum": "longdash", "oracle": "dash", "multi-task": "dot"}
+DASHES: tuple[Style, ...] = ("dash", "dot", "longdash", "dashdot")
+MOST_MARKERS = 12
+"""A curve of more stages is drawn without markers."""
+SMOOTHED = 30
+"""In a trial of more episodes, neighbouring ones are averaged."""
+WIDE_PLOT = 440
+"""Height in pixels of a chart as wide as the page; the style sheet says the same."""
 MOST_POINTS = 250
 """A training curve longer than this is averaged over neighbouring iterations."""
 MOST_DISTINCT = 6
@@ -51,6 +59,8 @@ class Chart:
     keys: list[Key]
     data: list[Trace]
     layout: dict[str, Any]
+    wide: bool = False
+    """As wide as the page."""
 
 
 def adaptation(members: Members) -> Chart:
@@ -66,11 +76,11 @@ def adaptation(members: Members) -> Chart:
             "fillcolor": f"{colour}:0.18", "line": {"width": 0}, "mode": "lines",
             "hoverinfo": "skip", "legendgroup": name,
         }  # fmt: skip
-        places = decimals([s.iqm for s in e.stages])
+        places = decimals([s.score for s in e.stages])
         line = {
-            "x": x, "y": _round(s.iqm for s in e.stages), "name": name, "legendgroup": name,
+            "x": x, "y": _round(s.score for s in e.stages), "name": name, "legendgroup": name,
             "mode": "lines+markers", "line": {"color": colour, "width": 2.5},
-            "marker": {"symbol": _symbol(group), "size": 9 if len(x) <= 12 else 4, "color": colour},
+            "marker": _marker(group, 9 if len(x) <= MOST_MARKERS else 4, 1),
             "customdata": [
                 f"{number(s.low, places)} to {number(s.high, places)}" for s in e.stages
             ],
@@ -79,7 +89,7 @@ def adaptation(members: Members) -> Chart:
         data += [band, line]
         keys.append(Key(name, colour, "solid", name))
     last = max(s.stage for _, e in members for s in e.stages)
-    places = decimals(s.iqm for _, e in members for s in e.stages)
+    places = decimals(s.score for _, e in members for s in e.stages)
     for label, name, value in reference_lines(members):
         dash = REFERENCE_DASHES.get(name, "longdash")
         data.append({
@@ -140,8 +150,8 @@ def reference_lines(members: Members) -> list[tuple[str, str, float]]:
     found: dict[tuple[str, float], str] = {}
     for group, e in members:
         for name in {*e.references, *e.reference_curves} - drawn:
-            if name == "optimum" and e.trial_mean is not None:
-                continue  # it bounds the whole trial, not one stage of it
+            if e.trial and name not in REFERENCES:
+                continue  # that is a total of the whole trial, not of one stage of it
             value = reference_value(e, name)
             if math.isfinite(value):
                 found.setdefault((name, float(f"{value:.3g}")), group.label)
@@ -153,9 +163,199 @@ def reference_lines(members: Members) -> list[tuple[str, str, float]]:
     return sorted(lines, key=lambda line: -line[2])
 
 
+# ---- trials of episodes -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What something else scores on the same tasks, over a trial."""
+
+    name: str
+    total: float
+    curve: list[float] | None
+    """By stage, where known."""
+    colour: str
+    style: Style
+
+
+def trial_references(members: Members) -> list[Reference]:
+    """All that are not among the groups, the best first; each from whoever saw the most tasks."""
+    drawn = {group.algo for group, _ in members}
+    found: dict[str, Evaluation] = {}
+    for _, e in sorted(members, key=lambda member: -member[1].num_tasks):
+        for name in (*e.reference_curves, *e.references):
+            if name not in drawn:
+                found.setdefault(name, e)
+    references = []
+    for index, (name, e) in enumerate(found.items()):
+        curve = e.reference_curves.get(name)
+        total = e.references[name] if name in e.references else sum(curve or ())
+        style = DASHES[index % len(DASHES)]
+        references.append(Reference(name, total, curve, f"@r{index % NUM_COLOURS}", style))
+    return sorted(references, key=lambda reference: -reference.total)
+
+
+def trial_curve(e: Evaluation) -> list[tuple[float, float, float]]:
+    """Mean and 95 % interval of each episode, of long trials over neighbouring ones."""
+    tasks, seeds = _smooth(e.per_task), _smooth(e.seed_means)
+    return [mean_interval(t, s, e.num_tasks) for t, s in zip(tasks.T, seeds.T, strict=True)]
+
+
+def by_episode(members: Members) -> Chart:
+    """Mean return of each episode of a trial: line and band per group, references thin, dashed."""
+    last = len(members[0][1].stages)
+    x = list(range(1, last + 1))
+    data: list[Trace] = []
+    keys, tips = [], []
+    for group, e in members:
+        name, colour = group.label, _colour(group)
+        curve = trial_curve(e)
+        mean = [m for m, _, _ in curve]
+        band = {
+            "x": [*x, *x[::-1]], "fill": "toself",
+            "y": _round([*(high for *_, high in curve), *(low for _, low, _ in curve[::-1])]),
+            "fillcolor": f"{colour}:0.15", "line": {"width": 0}, "mode": "lines",
+            "hoverinfo": "skip", "legendgroup": name,
+        }  # fmt: skip
+        places = decimals(mean)
+        line = {
+            "x": x, "y": _round(mean), "name": name, "legendgroup": name,
+            "mode": "lines+markers" if last <= MOST_MARKERS else "lines",
+            "line": {"color": colour, "width": 3},
+            "marker": _marker(group, 8, 1),
+            "customdata": [f"{number(a, places)} to {number(b, places)}" for _, a, b in curve],
+            "hovertemplate": "%{y} [%{customdata}]",
+        }  # fmt: skip
+        data += [band, line]
+        keys.append(Key(name, colour, "solid", name))
+        tips.append((name, colour, mean[-1]))
+    for reference in trial_references(members):
+        if reference.curve:
+            name, colour = reference.name, reference.colour
+            known = _smooth(np.array([reference.curve]))[0].tolist()
+            data.append({
+                "x": x, "y": _round(known), "name": name, "legendgroup": name,
+                "mode": "lines" if last > 1 else "lines+markers",
+                "line": {"color": colour, "width": 1.6, "dash": reference.style},
+                "hovertemplate": "%{y}",
+            })  # fmt: skip
+            keys.append(Key(name, colour, reference.style, name))
+            tips.append((name, colour, known[-1]))
+    labels = _end_labels(tips, [v for t in data for v in t["y"] if v is not None], last)
+    over = "seeds and tasks" if any(e.num_seeds > 1 for _, e in members) else "tasks"
+    smooth = ""
+    if last > SMOOTHED:
+        smooth = f" An episode stands for itself and up to {last // 8} on either side."
+    return Chart(
+        "Return by episode",
+        f"Mean return of each episode of a trial of {last}, on {tasks_of(members)}. Thick lines: "
+        f"trained methods, with the 95 % interval of the mean over {over}. Thin lines: known "
+        f"methods and references on the same tasks.{smooth}",
+        keys,
+        data + labels,
+        {
+            "xaxis": _episode_axis(last),
+            "yaxis": {"title": {"text": "return of the episode"}},
+            "hovermode": "x unified",
+            "margin": {"r": 24 + round(7.2 * max(len(name) for name, _, _ in tips))},
+        },
+        wide=True,
+    )  # fmt: skip
+
+
+def success(members: Members) -> Chart | None:
+    """Share of each episode of a trial that succeeded, where the family says what success is."""
+    data, keys = [], []
+    for group, e in members:
+        shares = [s.success for s in e.stages if s.success is not None]
+        if len(shares) == len(e.stages):
+            name, colour = group.label, _colour(group)
+            data.append({
+                "x": list(range(1, len(shares) + 1)), "legendgroup": name, "name": name,
+                "y": _round(_smooth(np.array([shares]))[0]),
+                "mode": "lines+markers" if len(shares) <= MOST_MARKERS else "lines",
+                "line": {"color": colour, "width": 3},
+                "marker": _marker(group, 8, 1),
+                "hovertemplate": "%{y:.1%}",
+            })  # fmt: skip
+            keys.append(Key(f"{name} {percent(shares[-1])}", colour, "solid", name))
+    if not data:
+        return None
+    return Chart(
+        "Success by episode",
+        f"Share of {tasks_of(members)} solved in each episode of a trial; in the legend, in the "
+        "last.",
+        keys,
+        data,
+        {
+            "xaxis": _episode_axis(len(members[0][1].stages)),
+            "yaxis": {"title": {"text": "success"}, "range": [-0.03, 1.03], "tickformat": ".0%"},
+            "hovermode": "x unified",
+        },
+    )
+
+
+def _smooth(rows: np.ndarray) -> np.ndarray:
+    """Means over a window that grows with the episode, of long trials; (R, k) -> (R, k)."""
+    last = rows.shape[1]
+    if last <= SMOOTHED:
+        return rows
+    at = np.arange(last)
+    start, stop = at - at // 8, np.minimum(at + at // 8 + 1, last)
+    sums = np.concatenate([np.zeros((len(rows), 1)), rows.cumsum(1)], 1)
+    return (sums[:, stop] - sums[:, start]) / (stop - start)
+
+
+def _episode_axis(last: int) -> dict[str, Any]:
+    """Whole numbers, the first and the last among them."""
+    step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 10 ** len(str(last))) if last <= 12 * s)
+    inner = [v for v in range(step, last, step) if v > 1 and last - v > step / 2]
+    pad = 0.3 if last <= MOST_MARKERS else 0.015 * last
+    return {
+        "title": {"text": "episode of the trial"}, "zeroline": False,
+        "tickvals": sorted({1, *inner, last}), "range": [1 - pad, last + pad],
+    }  # fmt: skip
+
+
+def _end_labels(tips: list[tuple[str, str, float]], values: list[float], last: int) -> list[Trace]:
+    """Each line's name at its right end, in its colour, moved apart where they would overlap."""
+    line_height = 1.15 * (max(values) - min(values)) * 17 / (WIDE_PLOT - 60)
+    places = _apart([y for _, _, y in tips], line_height)
+    return [
+        {
+            "x": [last], "y": _round([y]), "mode": "text", "text": [f"  {name}"],
+            "textposition": "middle right", "textfont": {"color": colour}, "cliponaxis": False,
+            "hoverinfo": "skip", "legendgroup": name,
+        }
+        for (name, colour, _), y in zip(tips, places, strict=True)
+    ]  # fmt: skip
+
+
+def _apart(values: list[float], gap: float) -> list[float]:
+    """The nearest values, by least squares, that keep order and at least ``gap`` between them."""
+    order = np.argsort(values, kind="stable")
+    blocks: list[tuple[float, int]] = []  # sum and size of runs that share one offset
+    for rank, value in enumerate(np.array(values)[order]):
+        total, size = float(value) - rank * gap, 1
+        while blocks and blocks[-1][0] / blocks[-1][1] > total / size:
+            above, more = blocks.pop()
+            total, size = total + above, size + more
+        blocks.append((total, size))
+    offsets = np.concatenate([np.full(size, total / size) for total, size in blocks])
+    placed = np.empty(len(values))
+    placed[order] = offsets + gap * np.arange(len(values))
+    return placed.tolist()
+
+
+# ---- training, and results by task --------------------------------------------------------
+
+
 def training(groups: Sequence[Group]) -> list[Chart]:
-    """Training curves of one environment: on training and on valid tasks, on one scale."""
+    """Training curves of groups of one unit: on training and on valid tasks, on one scale."""
     charts = []
+    what_is = "Solid: after adapting; dotted: before"
+    if groups[0].unit == "episode":
+        what_is = "Solid: last episode of the trial; dotted: first"
     for prefix, what in (
         ("train", "tasks it trains on"),
         ("valid", "valid tasks, never trained on"),
@@ -174,8 +374,8 @@ def training(groups: Sequence[Group]) -> list[Chart]:
             charts.append(
                 Chart(
                     "Training curve" if prefix == "train" else "Validation curve",
-                    f"Mean return while training, on {what}. Solid: after adapting; dotted: "
-                    "before. Bold: mean over seeds; thin: each seed.",
+                    f"Mean return while training, on {what}. {what_is}. Bold: mean over seeds; "
+                    "thin: each seed.",
                     keys,
                     data,
                     {
@@ -198,15 +398,18 @@ def training(groups: Sequence[Group]) -> list[Chart]:
 
 
 def _returns_logged(group: Group, prefix: str) -> list[tuple[str, Literal["solid", "dot"], str]]:
-    """(label, style, metric) before adapting, and after the last update that was logged."""
+    """(label, style, metric) of the first stage, and of the last that was logged."""
     base = f"{prefix}/episode_reward_mean"
     logged = {key for run in group.runs for row in run.rows for key in row if key.startswith(base)}
     numbers = [int(key.rpartition("_")[2]) for key in logged if key.startswith(f"{base}_adapt_")]
     found: list[tuple[str, Literal["solid", "dot"], str]] = []
+    episodes = group.unit == "episode"
     if base in logged:
-        found.append(("before adapting", "dot", base))
+        found.append(("episode 1" if episodes else "before adapting", "dot", base))
     if numbers:
-        found.append((f"after {max(numbers)}", "solid", f"{base}_adapt_{max(numbers)}"))
+        last = max(numbers)
+        label = f"episode {last + 1}" if episodes else f"after {last}"
+        found.append((label, "solid", f"{base}_adapt_{last}"))
     return found
 
 
@@ -250,38 +453,52 @@ def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[list[float | None], list[flo
 
 
 def before_after(members: Members) -> Chart:
-    """Each task as a point: return before against return after adapting."""
+    """Each task as a point: return at the end of the curve against that at its start."""
     data, keys, every = [], [], []
+    when = _when(members[0][1])
+    first, last = ("first", "last") if members[0][1].by_episode else ("before", "after")
     for group, e in members:
-        before, after = e.per_task[:, 0], e.per_task[:, -1]
+        before, after = ends(e)
         every += [before, after]
         data.append({
             "x": _round(before), "y": _round(after), "mode": "markers", "name": group.label,
             "marker": _marker(group, 7, 0.65), "legendgroup": group.label,
-            "hovertemplate": "before %{x}<br>after %{y}",
+            "hovertemplate": f"{first} %{{x}}<br>{last} %{{y}}",
         })  # fmt: skip
         keys.append(Key(group.label, _colour(group), "mark", group.label))
     values = np.concatenate(every)
     low, high = float(values.min()), float(values.max())
     pad = 0.05 * (high - low) or 1.0
-    ends = _round([low - pad, high + pad])
+    span = _round([low - pad, high + pad])
     diagonal = {
-        "x": ends, "y": ends, "mode": "lines", "hoverinfo": "skip", "legendgroup": "no change",
+        "x": span, "y": span, "mode": "lines", "hoverinfo": "skip", "legendgroup": "no change",
         "line": {"color": "@muted", "width": 1.5, "dash": "dash"},
     }  # fmt: skip
     keys.append(Key("no change", "@muted", "dash", "no change"))
     return Chart(
-        "Every task, before and after",
+        f"Every task, {first} and {last}",
         f"One point per {members[0][1].split} task, mean over seeds; above the dashed line, "
         "adapting helped.",
         keys,
         [diagonal, *data],
         {
-            "xaxis": {"title": {"text": "return before adapting"}, "range": ends},
-            "yaxis": {"title": {"text": f"return {_after(members[0][1])}"}, "range": ends},
+            "xaxis": {"title": {"text": f"return {when[0]}"}, "range": span},
+            "yaxis": {"title": {"text": f"return {when[1]}"}, "range": span},
             "hovermode": "closest",
         },
     )  # fmt: skip
+
+
+def ends(e: Evaluation) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) return of each task at the start of the curve and at its end."""
+    size = _end_size(e)
+    return e.per_task[:, :size].mean(1), e.per_task[:, -size:].mean(1)
+
+
+def is_spread_out(members: Members) -> bool:
+    """Whether the returns of single tasks differ enough for a scatter: bandits pay 0 or 1."""
+    shares = [len(np.unique(end)) / len(end) for _, e in members for end in ends(e)]
+    return not members[0][1].by_episode or min(shares) > 0.25
 
 
 def by_task(members: Members) -> list[Chart]:
@@ -300,22 +517,25 @@ def by_task(members: Members) -> list[Chart]:
         return _maps(having(planes[0]), planes[0])
     if finite:
         return [_bars(having(finite[0]), finite[0])]
-    if len(lines) == 1:
+    labels = e.by_episode and any(len(np.unique(params[k])) < len(params[k]) for k in lines)
+    if len(lines) == 1 and not labels:  # a number that repeats is a label, not a magnitude
         return [_against(having(lines[0]), lines[0])]
     return []
 
 
 def _maps(members: Members, name: str) -> list[Chart]:
-    """Tasks on their plane, coloured by adapted return."""
+    """Tasks on their plane, coloured by adapted return, or by that of all episodes of a trial."""
     charts = []
     for group, e in members:
-        low, high = np.percentile(e.per_task[:, -1], [2, 98])
+        values = e.per_task.mean(1) if e.by_episode else e.per_task[:, -1]
+        low, high = np.percentile(values, [2, 98])
+        when = "of an episode, mean over the trial" if e.by_episode else _when(e)[1]
         points = e.task_params[name]
         extra = f": {group.label}" if len(members) > 1 else ""
         trace = {
             "x": _round(points[:, 0]), "y": _round(points[:, 1]), "mode": "markers",
             "marker": {
-                "color": _round(e.per_task[:, -1]), "colorscale": "Cividis", "size": 9,
+                "color": _round(values), "colorscale": "Cividis", "size": 9,
                 "cmin": float(low), "cmax": float(high), "line": {"width": 0.5, "color": "@muted"},
                 "colorbar": {
                     "title": {"text": "return", "side": "top", "font": {"size": 13}},
@@ -327,8 +547,8 @@ def _maps(members: Members, name: str) -> list[Chart]:
         charts.append(
             Chart(
                 f"Where the tasks lie{extra}",
-                f"Each {e.split} task at its {name}, coloured by the return {_after(e)}, mean "
-                "over seeds.",
+                f"Each {e.split} task at its {name}, coloured by the return {when}, mean over "
+                "seeds.",
                 [],
                 [trace],
                 {
@@ -346,34 +566,36 @@ def _maps(members: Members, name: str) -> list[Chart]:
 
 
 def _bars(members: Members, name: str) -> Chart:
-    """Before and after for each distinct task."""
+    """Both ends of the curve for each distinct task."""
+    e = members[0][1]
+    middle, trim = (np.mean, False) if e.by_episode else (interquartile_mean, True)
     data, keys = [], []
     for group, e in members:
         values = e.task_params[name]
         distinct = np.unique(values)
-        for label, column, style in (("before adapting", 0, "pale"), ("after", -1, "block")):
+        for label, end, style in zip(_short(e), ends(e), ("pale", "block"), strict=True):
             key = f"{group.label}, {label}"
-            rows = [e.per_task[values == v, column] for v in distinct]
-            means = [interquartile_mean(row) for row in rows]
-            ends = [bootstrap_interval(row[None]) for row in rows]
+            rows = [end[values == v] for v in distinct]
+            means = [float(middle(row)) for row in rows]
+            spans = [bootstrap_interval(row[None], trim=trim) for row in rows]
             data.append({
                 "type": "bar", "name": key, "legendgroup": key,
                 "x": [f"{name} {number(v, 0 if v.is_integer() else 2)}" for v in distinct.tolist()],
                 "y": _round(means),
                 "error_y": {
                     "type": "data", "symmetric": False, "thickness": 1.5, "color": "@ink",
-                    "array": _round(high - m for m, (_, high) in zip(means, ends, strict=True)),
-                    "arrayminus": _round(m - low for m, (low, _) in zip(means, ends, strict=True)),
+                    "array": _round(high - m for m, (_, high) in zip(means, spans, strict=True)),
+                    "arrayminus": _round(m - low for m, (low, _) in zip(means, spans, strict=True)),
                 },
                 "marker": {"color": _colour(group) + (":0.4" if style == "pale" else "")},
                 "hovertemplate": "%{y}",
             })  # fmt: skip
             keys.append(Key(key, _colour(group), "pale" if style == "pale" else "block", key))
-    e = members[0][1]
+    before, after = _when(e)
     return Chart(
         f"By {name}",
-        f"Interquartile mean return of the {e.split} tasks of each {name}, before adapting and "
-        f"{_after(e)}; whiskers: 95 % bootstrap interval over the tasks drawn.",
+        f"{'Interquartile mean' if trim else 'Mean'} return of the {e.split} tasks of each {name}, "
+        f"{before} and {after}; whiskers: 95 % bootstrap interval over the tasks drawn.",
         keys,
         data,
         {
@@ -384,25 +606,25 @@ def _bars(members: Members, name: str) -> Chart:
 
 
 def _against(members: Members, name: str) -> Chart:
-    """Return before and after against one continuous parameter."""
+    """Return at both ends of the curve against one continuous parameter."""
     data, keys = [], []
     for group, e in members:
-        for label, column, style in (("before adapting", 0, "ring"), ("after", -1, "mark")):
+        for label, end, style in zip(_short(e), ends(e), ("ring", "mark"), strict=True):
             key = f"{group.label}, {label}"
             marker = _marker(group, 7, 0.75)
             if style == "ring":
                 marker |= {"symbol": f"{_symbol(group)}-open"}
             data.append({
-                "x": _round(e.task_params[name]), "y": _round(e.per_task[:, column]),
+                "x": _round(e.task_params[name]), "y": _round(end),
                 "mode": "markers", "marker": marker, "name": key, "legendgroup": key,
                 "hovertemplate": f"{name} %{{x}}<br>return %{{y}}",
             })  # fmt: skip
             keys.append(Key(key, _colour(group), "ring" if style == "ring" else "mark", key))
     e = members[0][1]
+    before, after = _when(e)
     return Chart(
         f"By {name}",
-        f"Each {e.split} task at its {name}, mean over seeds: hollow before adapting, filled "
-        f"{_after(e)}.",
+        f"Each {e.split} task at its {name}, mean over seeds: hollow {before}, filled {after}.",
         keys,
         data,
         {
@@ -413,9 +635,26 @@ def _against(members: Members, name: str) -> Chart:
     )
 
 
-def _after(e: Evaluation) -> str:
-    """When the last stage is: ``after 3 updates``."""
-    return f"after {plural(e.stages[-1].stage, e.unit)}"
+def _end_size(e: Evaluation) -> int:
+    """Stages that stand for an end of the curve: one, or a fifth of a trial of episodes."""
+    return max(1, len(e.stages) // 5) if e.by_episode else 1
+
+
+def _when(e: Evaluation) -> tuple[str, str]:
+    """When the ends of the curve are: ``before adapting``, ``after 3 updates``."""
+    if not e.by_episode:
+        return "before adapting", f"after {plural(e.stages[-1].stage, e.unit)}"
+    size = _end_size(e)
+    episodes = "episode" if size == 1 else f"{size} episodes"
+    return f"in the first {episodes}", f"in the last {episodes}"
+
+
+def _short(e: Evaluation) -> tuple[str, str]:
+    """The same for a legend."""
+    if not e.by_episode:
+        return "before adapting", "after"
+    first, last = _when(e)
+    return first.removeprefix("in the "), last.removeprefix("in the ")
 
 
 def _colour(group: Group) -> str:

@@ -17,12 +17,54 @@ from precocial import __version__
 from precocial.errors import UserError
 from precocial.report import figures
 from precocial.report.assets import SCRIPT, STYLE
-from precocial.report.runs import REFERENCES, Evaluation, Group, read_groups, settings
-from precocial.report.words import MISSING, count, decimals, duration, listed, number, plural
+from precocial.report.runs import (
+    REFERENCES,
+    Evaluation,
+    Group,
+    Kind,
+    description,
+    read_groups,
+    settings,
+)
+from precocial.report.words import (
+    MISSING,
+    count,
+    decimals,
+    duration,
+    few_of,
+    listed,
+    number,
+    percent,
+    plural,
+)
 from precocial.statistics import bootstrap_interval
 
-MOST_ANIMATION_BYTES = 12_000_000
-"""A larger animation is named, not embedded."""
+MOST_EPISODES = 4
+"""Columns of a table for the episodes of a trial."""
+KNOWN_METHODS = {
+    "random": "Actions drawn uniformly.",
+    "greedy": "Always the arm that has paid best so far.",
+    "UCB1": "The arm of the highest upper confidence bound.",
+    "Thompson": "Pulls the best arm of a bandit drawn anew from the exact posterior every time.",
+    "Gittins": "The arm of the highest Gittins index for the pulls that are left; close to the "
+    "optimum.",
+    "best arm": "Knows which arm is best.",
+    "PSRL": "Posterior sampling: plans each episode for an MDP drawn from the exact posterior.",
+    "value iteration": "Knows the MDP and plans in it.",
+    "posterior sampling": "Acts in each episode as if a task drawn from the exact posterior were "
+    "the true one.",
+    "best known search": "Visits the places where the goal may be in the best order known, and "
+    "goes straight to it once it is found.",
+    "known goal": "Knows the goal and goes straight to it.",
+    "shortest path": "Knows the goal and goes straight to it.",
+    "known map": "Knows where the holes are.",
+    "one-shot": "Learns all there is from the first choice.",
+    "exact belief": "Acts greedily on the exact posterior.",
+    "informed": "Is told the state of the world before every episode.",
+}
+"""What families compare with, see their ``references``."""
+MOST_PICTURE_BYTES = 12_000_000
+"""A larger picture is named, not embedded."""
 
 
 def write_report(runs: list[Path], out: Path) -> None:
@@ -60,7 +102,7 @@ def render(groups: Sequence[Group]) -> str:
         _header(groups),
         _findings(groups),
         _warnings(groups),
-        *(_environment(env, of, charts) for env, of in _by_environment(groups).items()),
+        *(_section(title, of, charts) for title, of in _sections(groups)),
         _reading(groups),
         _settings(groups),
         f'<footer class="small">Written by precocial {escape(__version__)}. The page is one file '
@@ -82,6 +124,24 @@ def _by_environment(groups: Sequence[Group]) -> dict[str, list[Group]]:
     found: dict[str, list[Group]] = {}
     for group in groups:
         found.setdefault(group.env, []).append(group)
+    return found
+
+
+def _sections(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
+    """Groups by environment; trials of episodes also by the options that make them other tasks."""
+    found = []
+    for env, members in _by_environment(groups).items():
+        families: dict[str, list[Group]] = {}
+        for group in members:
+            families.setdefault(json.dumps(group.family, default=str), []).append(group)
+        if len(families) == 1 or all(group.unit != "episode" for group in members):
+            found.append((env, members))
+            continue
+        every = [alike[0].family for alike in families.values()]
+        differing = [k for k in every[0] if any(f.get(k) != every[0][k] for f in every)]
+        for alike in families.values():
+            options = (f"{k} {_plain(alike[0].family.get(k))}" for k in differing)
+            found.append((", ".join([env, *options]), alike))
     return found
 
 
@@ -115,21 +175,36 @@ def _findings(groups: Sequence[Group]) -> str:
             continue
         e = group.evaluations[0]
         first, last = e.stages[0], e.stages[-1]
-        places = decimals([first.iqm, last.iqm])
+        places = decimals([first.score, last.score])
         where = f" on {group.env}" if len(_by_environment(groups)) > 1 else ""
-        after = f"after {plural(last.stage, e.unit)}" if last.stage else "without adapting"
-        big = number(first.iqm, places)
+        big = number(first.score, places)
         if last.stage:
             arrow = '<span class="arrow" aria-label="becomes">→</span>'
-            big = f"{big} {arrow} {number(last.iqm, places)}"
+            big = f"{big} {arrow} {number(last.score, places)}"
         cards.append(
             f'<div class="card finding" style="--c: var(--s{group.colour % figures.NUM_COLOURS})">'
             f'<p class="name">{escape(group.label + where)}</p>'
             f'<p class="big">{big}</p>'
-            f'<p class="small">return {after}, {figures.tasks_phrase(e)}, '
+            f'<p class="small">{_outcome(e)}{figures.tasks_phrase(e)}, '
             f"{plural(e.num_seeds, 'seed')}</p></div>"
         )
     return f'<section class="findings" aria-label="Results">{"".join(cards)}</section>'
+
+
+def _outcome(e: Evaluation) -> str:
+    """What the big numbers of a card are."""
+    last = e.stages[-1]
+    if not e.by_episode:
+        after = f"after {plural(last.stage, e.unit)}" if last.stage else "without adapting"
+        return f"return {after}, "
+    words = f"mean return, first and last of {last.stage + 1} episodes" if last.stage else "return"
+    if e.trial:
+        words += f"; whole trial {number(e.trial[0])}"
+        optimum = e.references.get("optimum", 0.0)
+        words += f", {percent(e.trial[0] / optimum)} of the optimum" if optimum > 0 else ""
+    if e.stages[0].success is not None and last.success is not None:
+        words += f"; success {percent(e.stages[0].success)} → {percent(last.success)}"
+    return f"{words}; "
 
 
 def _warnings(groups: Sequence[Group]) -> str:
@@ -183,16 +258,12 @@ def _doubts(group: Group, e: Evaluation) -> list[str]:
     """What should keep a reader from trusting or liking the numbers."""
     found = []
     if len(e.stages) > 1 and group.algo not in REFERENCES:
-        gains = e.per_task[:, -1] - e.per_task[:, 0]
-        if bootstrap_interval(gains[None])[0] <= 0:
+        before, after = figures.ends(e)
+        if bootstrap_interval((after - before)[None], trim=not e.by_episode)[0] <= 0:
             found.append("no gain from adapting beyond what chance among the tasks explains.")
-        best = max(e.stages, key=lambda s: s.iqm)
-        if best.iqm > e.stages[-1].high:
-            when = f"after {plural(best.stage, e.unit)}" if best.stage else "before adapting"
+        if when := _best_before_the_end(e):
             found.append(f"the return is best {when} and falls from there.")
-        blind = figures.reference_value(e, "multi-task")
-        if e.stages[-1].low <= blind:
-            found.append(f"no better than the task-blind multi-task policy ({number(blind)}).")
+        found += _no_better(e)
     if e.num_seeds == 1:
         found.append("one seed only, so its intervals say nothing about other seeds.")
     elif e.num_seeds != len(group.runs):
@@ -203,19 +274,59 @@ def _doubts(group: Group, e: Evaluation) -> list[str]:
     return found
 
 
+def _best_before_the_end(e: Evaluation) -> str:
+    """When the return is best, where that is not the end."""
+    if e.by_episode:
+        curve = figures.trial_curve(e)
+        lows = [low for _, low, _ in curve]
+        return f"around episode {lows.index(max(lows)) + 1}" if max(lows) > curve[-1][2] else ""
+    best = max(e.stages, key=lambda s: s.score)
+    when = f"after {plural(best.stage, e.unit)}" if best.stage else "before adapting"
+    return when if best.score > e.stages[-1].high else ""
+
+
+def _no_better(e: Evaluation) -> list[str]:
+    """Whether a policy that cannot learn the task does as well."""
+    if not e.by_episode:
+        blind = figures.reference_value(e, "multi-task")
+        text = f"no better than the task-blind multi-task policy ({number(blind)})."
+        return [text] if e.stages[-1].low <= blind else []
+    found = []
+    for name, what in (
+        ("random", "random actions"),
+        ("multi-task", "the task-blind multi-task policy"),
+        ("domain-randomization", "domain-randomization, which forgets"),
+    ):
+        score = e.reference_curves.get(name, [-math.inf])[-1]
+        if e.stages[-1].low <= score:
+            found.append(f"no better in the last episode than {what} ({number(score)}).")
+    return found[:1]
+
+
 Column = tuple[str, Callable[[Group, Evaluation | None], str], str]
 """Header, cell, class."""
 
 
 def _tables(groups: Sequence[Group]) -> str:
-    """One table per stage unit; groups without an evaluation stand in the first."""
+    """The totals of trials, and a table per stage unit."""
     rows: dict[str, list[tuple[Group, Evaluation | None]]] = {}
     for group in groups:
         for e in group.evaluations:
             rows.setdefault(e.unit, []).append((group, e))
-    first = next(iter(rows), "update")
-    rows.setdefault(first, []).extend((group, None) for group in groups if not group.evaluations)
-    return "\n".join(_table(unit, members) for unit, members in rows.items())
+        if not group.evaluations:
+            rows.setdefault(group.unit, []).append((group, None))
+    tables = [_table(unit, members) for unit, members in rows.items()]
+    totals = [_totals(members) for members in _kinds(groups).values()]
+    return "\n".join(filter(None, totals + tables))
+
+
+def _kinds(groups: Sequence[Group]) -> dict[Kind, list[tuple[Group, Evaluation]]]:
+    """What can share a figure."""
+    kinds: dict[Kind, list[tuple[Group, Evaluation]]] = {}
+    for group in groups:
+        for e in group.evaluations:
+            kinds.setdefault(e.kind, []).append((group, e))
+    return kinds
 
 
 def _table(unit: str, rows: list[tuple[Group, Evaluation | None]]) -> str:
@@ -232,36 +343,100 @@ def _table(unit: str, rows: list[tuple[Group, Evaluation | None]]) -> str:
     last = max((s.stage for e in evaluations for s in e.stages), default=0)
     for stage in _stages_shown(evaluations, last):
         header = f"after<br>{plural(stage, unit)}" if stage else "before<br>adapting"
+        if unit == "episode":
+            header = f"episode<br>{stage + 1}"
         columns.append((header, _stage_cell(stage), "strong" if stage == last else ""))
     if last:
         columns.append(("gain", _gain_cell, ""))
-    if any(e.trial_mean is not None for e in evaluations):
-        columns.append(("whole<br>trial", _trial_cell, ""))
+    if unit != "episode":
+        columns += _trial_columns(evaluations)
     if any(e.success_rate is not None for e in evaluations):
-        columns.append(("success", _success_cell, ""))
-    named = (name for e in evaluations for name in e.references)
-    for name in dict.fromkeys(("oracle", "multi-task", "optimum", *named)):
-        if any(math.isfinite(figures.reference_value(e, name)) for e in evaluations):
-            columns.append((escape(name), _reference_cell(name), ""))
+        title = "success in<br>last episode" if unit == "episode" else "success"
+        columns.append((title, _success_cell, ""))
     head = "".join(f'<th scope="col" class="{css}">{title}</th>' for title, _, css in columns)
     body = []
     for group, e in rows:
-        dot = f'<span class="dot" style="--c: var(--s{group.colour % figures.NUM_COLOURS})"></span>'
         cells = "".join(f'<td class="{css}">{cell(group, e)}</td>' for _, cell, css in columns)
-        body.append(f'<tr><th scope="row" class="text">{dot}{escape(group.label)}</th>{cells}</tr>')
+        body.append(f"<tr>{_row_head(group)}{cells}</tr>")
     where = f" on {phrases.pop()}" if len(phrases) == 1 else ""
+    what = "Return{}: interquartile mean, and its 95 % bootstrap interval below."
+    if unit == "episode":
+        what = "Return of single episodes of a trial{}: mean, and its 95 % interval below."
     return (
-        f'<div class="card table"><p class="small">Return{where}: interquartile mean, and its '
-        "95 % bootstrap interval below.</p>\n"
+        f'<div class="card table"><p class="small">{what.format(where)}</p>\n'
         '<div class="scroll" tabindex="0"><table aria-label="Results">'
         f'<thead><tr><th scope="col" class="text">algorithm</th>{head}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div></div>"
     )
 
 
+def _row_head(group: Group) -> str:
+    dot = f'<span class="dot" style="--c: var(--s{group.colour % figures.NUM_COLOURS})"></span>'
+    return f'<th scope="row" class="text">{dot}{escape(group.label)}</th>'
+
+
+def _trial_columns(evaluations: list[Evaluation]) -> list[Column]:
+    """The total of a trial where updates form one, and the references."""
+    columns: list[Column] = []
+    if any(e.trial for e in evaluations):
+        columns.append(("whole<br>trial", _trial_cell, ""))
+    named = (name for e in evaluations if not e.trial for name in e.references)
+    for name in dict.fromkeys(("oracle", "multi-task", "optimum", *named)):
+        if any(math.isfinite(figures.reference_value(e, name)) for e in evaluations):
+            columns.append((escape(name), _reference_cell(name), ""))
+    return columns
+
+
+def _totals(members: figures.Members) -> str:
+    """What each method and each reference scores over a whole trial."""
+    trials = [(group, e, e.trial) for group, e in members if e.trial]
+    references = figures.trial_references(members)
+    if not trials or not (trials[0][1].by_episode or any(r.curve for r in references)):
+        return ""
+    optimum = next((r.total for r in references if r.name == "optimum"), 0.0)
+    num, by_episode = len(trials[0][1].stages), trials[0][1].by_episode
+    places = decimals([mean for *_, (mean, _, _) in trials])
+    rows = [
+        _totals_row(
+            _row_head(group), mean, f"{number(low, places)} to {number(high, places)}",
+            str(e.num_seeds), optimum, num, places,
+        )
+        for group, e, (mean, low, high) in trials
+    ]  # fmt: skip
+    if references:
+        width = 6 if optimum > 0 else 5
+        rows.append(f'<tr><td colspan="{width}" class="text small">on the same tasks:</td></tr>')
+    for r in references:
+        key = _swatch(figures.Key(r.name, r.colour, r.style, r.name)) if r.curve else "<svg></svg>"
+        head = f'<th scope="row" class="text reference">{key}{escape(r.name)}</th>'
+        rows.append(_totals_row(head, r.total, "", "", optimum, num, places))
+    share = '<th scope="col">share of<br>optimum</th>' if optimum > 0 else ""
+    stage, stages = ("episode", "its episodes") if by_episode else ("stage", "all its stages")
+    return (
+        '<div class="card table"><p class="small">Whole trial: sum of the returns of '
+        f"{stages} ({num}), mean over {figures.tasks_of(members)}.</p>\n"
+        '<div class="scroll" tabindex="0"><table class="totals" aria-label="Trial totals">'
+        '<thead><tr><th scope="col" class="text">method</th><th scope="col">total</th>'
+        f'<th scope="col">95 % interval</th>{share}<th scope="col">per {stage}</th>'
+        f'<th scope="col">seeds</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div></div>'
+    )
+
+
+def _totals_row(
+    head: str, total: float, interval: str, seeds: str, optimum: float, num: int, places: int
+) -> str:
+    share = f"<td>{percent(total / optimum)}</td>" if optimum > 0 else ""
+    return (
+        f'<tr>{head}<td class="strong">{number(total, places)}</td><td>{interval}</td>{share}'
+        f"<td>{number(total / num)}</td><td>{seeds}</td></tr>"
+    )
+
+
 def _stages_shown(evaluations: list[Evaluation], last: int) -> list[int]:
     """The first stages and the last; of long trials, which have their sum, fewer."""
-    most = 1 if any(e.trial_mean is not None for e in evaluations) else 3
+    if any(e.by_episode for e in evaluations):
+        return few_of(last + 1, MOST_EPISODES)
+    most = 1 if any(e.trial for e in evaluations) else 3
     return sorted({*range(min(last, most) + 1), last}) if evaluations else []
 
 
@@ -278,9 +453,11 @@ def _stage_cell(stage: int) -> Callable[[Group, Evaluation | None], str]:
         found = [s for s in e.stages if s.stage == stage] if e else []
         if not e or not found:
             return MISSING
-        places = decimals([s.iqm for s in e.stages])
-        iqm, low, high = (number(v, places) for v in (found[0].iqm, found[0].low, found[0].high))
-        return f'{iqm}<span class="ci">{low} to {high}</span>'
+        places = decimals([s.score for s in e.stages])
+        score, low, high = (
+            number(v, places) for v in (found[0].score, found[0].low, found[0].high)
+        )
+        return f'{score}<span class="ci">{low} to {high}</span>'
 
     return cell
 
@@ -288,7 +465,7 @@ def _stage_cell(stage: int) -> Callable[[Group, Evaluation | None], str]:
 def _gain_cell(group: Group, e: Evaluation | None) -> str:
     if not e or len(e.stages) < 2:
         return MISSING
-    return number(e.gain, decimals([s.iqm for s in e.stages]), sign=True)
+    return number(e.gain, decimals([s.score for s in e.stages]), sign=True)
 
 
 def _success_cell(group: Group, e: Evaluation | None) -> str:
@@ -296,13 +473,13 @@ def _success_cell(group: Group, e: Evaluation | None) -> str:
 
 
 def _trial_cell(group: Group, e: Evaluation | None) -> str:
-    return MISSING if not e or e.trial_mean is None else number(e.trial_mean)
+    return number(e.trial[0]) if e and e.trial else MISSING
 
 
 def _reference_cell(name: str) -> Callable[[Group, Evaluation | None], str]:
     def cell(group: Group, e: Evaluation | None) -> str:
         value = figures.reference_value(e, name) if e else math.nan
-        alike = [s.iqm for s in e.stages] if e and e.trial_mean is None else [value]
+        alike = [s.score for s in e.stages] if e and not e.trial else [value]
         return number(value, decimals(alike))
 
     return cell
@@ -316,24 +493,33 @@ def _average(values: list[float]) -> float:
 # ---- charts -----------------------------------------------------------------------------------
 
 
-def _environment(env: str, groups: list[Group], charts: list[figures.Chart]) -> str:
-    """All charts of one task family."""
-    kinds: dict[tuple[str, str, bool, str], list[tuple[Group, Evaluation]]] = {}
-    for group in groups:
-        for e in group.evaluations:
-            kinds.setdefault(e.kind, []).append((group, e))
+def _section(title: str, groups: list[Group], charts: list[figures.Chart]) -> str:
+    """All tables and charts of one task family."""
+    kinds = _kinds(groups)
     parts = []
-    for index, members in enumerate(kinds.values()):
-        title = f", {figures.tasks_of(members)}" if index or len(kinds) > 1 else ""
-        parts.append(_chart(figures.adaptation(members), charts, title))
-    parts += [_animation(group) for group in groups if group.animation]
-    parts += [_chart(chart, charts) for chart in figures.training(groups)]
+    for members in kinds.values():
+        e = members[0][1]
+        more = f", {figures.tasks_of(members)}" if len(kinds) > 1 else ""
+        if e.by_episode:
+            more += f", {plural(len(e.stages), 'episode')}" if len(kinds) > 1 else ""
+            parts.append(_chart(figures.by_episode(members), charts, more))
+            success = figures.success(members)
+            parts += [_chart(success, charts, more)] if success else []
+        else:
+            parts.append(_chart(figures.adaptation(members), charts, more))
+    parts += [_picture(group, path) for group in groups for path in group.pictures]
+    units: dict[str, list[Group]] = {}
+    for group in groups:
+        units.setdefault(group.unit, []).append(group)
+    for alike in units.values():
+        more = f": {listed(g.label for g in alike)}" if len(units) > 1 else ""
+        parts += [_chart(chart, charts, more) for chart in figures.training(alike)]
     for members in list(kinds.values())[:1]:
-        if len(members[0][1].stages) > 1:
+        if len(members[0][1].stages) > 1 and figures.is_spread_out(members):
             parts.append(_chart(figures.before_after(members), charts))
         parts += [_chart(chart, charts) for chart in figures.by_task(members)]
     return (
-        f"<section><h2>{escape(env)}</h2>\n{_tables(groups)}\n"
+        f"<section><h2>{escape(title)}</h2>\n{_tables(groups)}\n"
         f'<div class="charts">{"".join(parts)}</div></section>'
         "<noscript><p>The charts need JavaScript; the table above does not.</p></noscript>"
     )
@@ -350,7 +536,7 @@ def _chart(chart: figures.Chart, charts: list[figures.Chart], more: str = "") ->
     legend = f'<ul class="keys" aria-label="Show or hide">{keys}</ul>\n' if keys else ""
     title, caption = escape(chart.title + more), escape(chart.caption)
     return (
-        f'<figure class="card"><h3>{title}</h3>\n{legend}'
+        f'<figure class="card{" wide" if chart.wide else ""}"><h3>{title}</h3>\n{legend}'
         f'<div class="plot" id="plot-{index}" role="img" aria-label="{title}. {caption}"></div>'
         f"<figcaption>{caption}</figcaption></figure>"
     )
@@ -366,27 +552,35 @@ def _swatch(key: figures.Key) -> str:
         opacity = 1 if key.style == "block" else 0.4
         shape = f'<rect x="6" width="14" height="12" rx="2" fill="{colour}" opacity="{opacity}"/>'
     else:
-        dash = {"solid": "", "dash": "7 4", "dot": "2 3", "longdash": "11 4"}[key.style]
+        dashes = {"dash": "7 4", "dot": "2 3", "longdash": "11 4", "dashdot": "7 3 2 3"}
+        dash = dashes.get(key.style, "")
         shape = (
             f'<path d="M0 6H26" stroke="{colour}" stroke-width="2.5" stroke-dasharray="{dash}"/>'
         )
     return f'<svg viewBox="0 0 26 12" aria-hidden="true">{shape}</svg>'
 
 
-def _animation(group: Group) -> str:
-    """A GIF from the run folder, inside the page."""
-    assert group.animation is not None
-    path = group.animation
-    if path.stat().st_size > MOST_ANIMATION_BYTES:
+def _picture(group: Group, path: Path) -> str:
+    """An animation or a still from the run folder, inside the page."""
+    moves = path.suffix == ".gif"
+    about = f"From <code>{escape(path.name)}</code> in the run folder."
+    if path.stat().st_size > MOST_PICTURE_BYTES:
         content = f"<p>Too large to embed: <code>{escape(str(path))}</code></p>"
     else:
         data = base64.b64encode(path.read_bytes()).decode()
-        alt = f"Animation: {group.label} on one {group.env} task before and after adapting"
-        content = f'<img src="data:image/gif;base64,{data}" alt="{escape(alt)}">'
+        when = "over one trial" if group.unit == "episode" else "before and after adapting"
+        alt = f"Animation: {group.label} on one {group.env} task {when}"
+        if words := description(path):
+            alt, about = words, f"{escape(words)}. {about}"
+        elif not moves:
+            alt = f"{path.name} of {group.label} on {group.env}"
+        source = f"data:image/{'gif' if moves else 'png'};base64,{data}"
+        content = f'<img src="{source}" alt="{escape(alt)}">'
+    wide = " wide" if group.unit == "episode" else ""
+    title = "Watch it adapt" if moves else "Picture"
     return (
-        f'<figure class="card"><h3>Watch it adapt: {escape(group.label)}</h3>{content}'
-        f"<figcaption>From <code>{escape(path.name)}</code> in the run folder.</figcaption>"
-        "</figure>"
+        f'<figure class="card{wide}"><h3>{title}: {escape(group.label)}</h3>{content}'
+        f"<figcaption>{about}</figcaption></figure>"
     )
 
 
@@ -397,41 +591,67 @@ def _reading(groups: Sequence[Group]) -> str:
     evaluations = [e for g in groups for e in g.evaluations]
     references = {k for e in evaluations for k in (*e.references, *e.reference_curves)}
     references |= {g.algo for g in groups}
-    words = {
-        "return": "Sum of rewards over an episode, not discounted; for each task the mean over the "
-        "first whole episode of all its parallel episodes.",
-        "before adapting": "The meta-trained policy on a task it knows nothing about.",
-    }
-    if any(e.unit == "update" for e in evaluations):
-        words["after k updates"] = (
-            "The policy after k learning steps, each from fresh episodes of that task alone."
-        )
-    if any(e.unit == "episode" for e in evaluations):
-        words["after k episodes"] = "The agent in its next episode of that task, remembering k."
-    words["gain"] = "Return after the last stage less return before adapting."
-    words["interquartile mean"] = (
-        "Mean of the middle half of all (seed, task) returns; a few lucky or failed ones do not "
-        "decide it."
-    )
-    words["95 % interval"] = (
-        "Percentile bootstrap of the interquartile mean, drawing seeds and tasks again; with one "
-        "seed, tasks only."
-    )
-    if any(e.trial_mean is not None for e in evaluations):
+    units = {g.unit for g in groups}
+    words: dict[str, str] = {}
+    if "update" in units:
+        words |= {
+            "return": "Sum of rewards over an episode, not discounted; for each task the mean over "
+            "the first whole episode of all its parallel episodes.",
+            "before adapting": "The meta-trained policy on a task it knows nothing about.",
+            "after k updates": "The policy after k learning steps, each from fresh episodes of "
+            "that task alone.",
+            "gain": "Return after the last stage less return before adapting.",
+            "interquartile mean": "Mean of the middle half of all (seed, task) returns; a few "
+            "lucky or failed ones do not decide it.",
+            "95 % interval": "Percentile bootstrap of the interquartile mean, drawing seeds and "
+            "tasks again; with one seed, tasks only.",
+        }
+    if "episode" in units:
+        words |= _words_of_trials(alone=len(units) == 1)
+    elif any(e.trial for e in evaluations):
         words["whole trial"] = "Sum over all stages of a trial, mean over tasks."
     meanings = {
         "oracle": "A policy that is told the task; what adapting could reach at best.",
         "multi-task": "One policy trained on all tasks and blind to which one it faces; what can "
         "be had without adapting.",
         "scratch": "An untrained policy, adapted in the same way.",
+        "domain-randomization": "One policy trained on all tasks that forgets everything at the "
+        "end of an episode; what can be had without adapting.",
+        "belief-oracle": "A policy that is given the exact posterior over tasks instead of a "
+        "memory.",
         "optimum": "The best expected return that the family itself knows of, of a whole trial "
         "where stages form one; a mean over tasks.",
     }
-    words |= {k: v for k, v in meanings.items() if k in references}
+    words |= {k: v for k, v in (meanings | KNOWN_METHODS).items() if k in references}
     if any(e.split == "shifted" for e in evaluations):
         words["shifted tasks"] = "Tasks beyond the range that training drew from."
     items = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in words.items())
     return f'<h2>How to read this</h2>\n<div class="card"><dl>{items}</dl></div>'
+
+
+def _words_of_trials(*, alone: bool) -> dict[str, str]:
+    """What is meant where a stage is an episode; ``alone``: and nowhere an update."""
+    words = {
+        "trial": "Several episodes on one task without a break. The agent starts it knowing "
+        "nothing of the task and remembers what it did and saw; nothing in its network changes.",
+        "episode k": "The k-th episode of a trial: what the agent has learned in k - 1 episodes.",
+        "whole trial": "Sum of the returns of all episodes of a trial, so exploring costs what it "
+        "costs; mean over tasks.",
+    }
+    if alone:
+        words |= {
+            "return": "Sum of rewards over an episode, not discounted; for each task the mean over "
+            "its parallel trials.",
+            "gain": "Mean return of the last episode less that of the first.",
+            "95 % interval": "Of the mean, over tasks and seeds; with one seed, over tasks only. "
+            "Bootstrap for totals, normal approximation for single episodes.",
+        }
+    else:
+        words["mean and interval of an episode"] = (
+            "Where a stage is an episode, returns are plain means, since they may be 0 or 1; the "
+            "interval is that of the mean."
+        )
+    return words
 
 
 def _settings(groups: Sequence[Group]) -> str:

@@ -1,4 +1,4 @@
-"""What run folders hold, read without torch: settings, metrics, evaluations, animations."""
+"""What run folders hold, read without torch: settings, metrics, evaluations, pictures."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ from typing import Any
 
 import numpy as np
 import yaml
+from PIL import Image
 
 from precocial.errors import UserError
 from precocial.rows import read_rows
 from precocial.statistics import bootstrap_interval, interquartile_mean
 
-REFERENCES = ("multi-task", "oracle", "scratch")
+UPDATED = ("multi-task", "oracle", "scratch")
+"""References that adapt by updates alone: through a trial of episodes they stay as they are."""
+REFERENCES = (*UPDATED, "domain-randomization")
 """Algorithms that others are compared with; they are not expected to gain from adapting."""
+SAME_TASKS = frozenset(("threads", "workers", "step_timeout", "train_tasks", "action_scale"))
+"""Options of a family in which runs may differ and still face the same tasks."""
+
+Kind = tuple[str, str, bool, str, int]
 
 
 @dataclass(frozen=True)
@@ -59,9 +66,12 @@ class Stage:
     """One point of an adaptation curve."""
 
     stage: int
-    iqm: float
+    score: float
+    """Interquartile mean; the mean where a stage is an episode, whose return may be 0 or 1."""
     low: float
     high: float
+    success: float | None
+    """Share of episodes that succeeded."""
 
 
 @dataclass(frozen=True)
@@ -80,36 +90,35 @@ class Evaluation:
     stages: list[Stage]
     per_task: np.ndarray
     """(N, stages): returns of at most the first 1 000 tasks, mean over seeds."""
+    seed_means: np.ndarray
+    """(S, stages): mean return over all tasks."""
     references: dict[str, float]
+    """Return before adapting, or of the whole trial where stages form one."""
     reference_curves: dict[str, list[float]]
-    """Interquartile mean by stage."""
+    """Score by stage, the same statistic as that of ``stages``."""
     task_params: dict[str, np.ndarray]
-    family_size: int | None
-    """Number of distinct tasks of a finite family, where the file says so."""
+    finite_family: bool
+    """Whether held-out tasks repeat: then train and test tasks are the same."""
     success_rate: float | None
-    trial_mean: float | None
-    """Sum over all stages, where they are one trial."""
+    trial: tuple[float, float, float] | None
+    """Mean and 95 % interval of the sum over all stages, where they are one trial."""
     files: tuple[Path, ...]
 
     @property
-    def kind(self) -> tuple[str, str, bool, str]:
+    def kind(self) -> Kind:
         """Evaluations compare only within a kind."""
-        return self.split, self.unit, self.greedy, self.checkpoint
+        episodes = len(self.stages) if self.by_episode else 0
+        return self.split, self.unit, self.greedy, self.checkpoint, episodes
+
+    @property
+    def by_episode(self) -> bool:
+        """Whether a stage is an episode of a trial."""
+        return self.unit == "episode"
 
     @property
     def gain(self) -> float:
-        """Return after the last stage less return before adapting."""
-        return self.stages[-1].iqm - self.stages[0].iqm
-
-    @property
-    def finite_family(self) -> bool:
-        """Whether held-out tasks repeat: then train and test tasks are the same."""
-        if self.split == "train":
-            return False
-        if self.family_size is not None or not self.task_params:
-            return self.family_size is not None
-        rows = np.concatenate([v.reshape(len(v), -1) for v in self.task_params.values()], 1)
-        return len(np.unique(rows, axis=0)) < len(rows)
+        """Score of the last stage less that of the first."""
+        return self.stages[-1].score - self.stages[0].score
 
 
 @dataclass(frozen=True)
@@ -124,7 +133,8 @@ class Group:
     """What was found and is not shown, with the reason."""
     colour: int
     """Index into the page's series colours; equal labels share one."""
-    animation: Path | None
+    pictures: list[Path]
+    """An animation and stills from the run folder."""
 
     @property
     def algo(self) -> str:
@@ -140,6 +150,20 @@ class Group:
     def preset(self) -> str:
         """Name of the preset."""
         return str(self.runs[0].config.get("preset") or "default")
+
+    @property
+    def unit(self) -> str:
+        """What one stage is, ``update`` or ``episode``."""
+        if self.evaluations:
+            return self.evaluations[0].unit
+        settings = self.runs[0].config.get("algo_config") or {}
+        return "episode" if "episodes_per_trial" in settings else "update"
+
+    @property
+    def family(self) -> dict[str, Any]:
+        """Options of the family that decide which tasks there are."""
+        options = self.runs[0].config.get("env_config") or {}
+        return {k: v for k, v in options.items() if k not in SAME_TASKS}
 
     @property
     def folder(self) -> str:
@@ -165,7 +189,7 @@ def read_groups(folders: Sequence[Path]) -> list[Group]:
     for runs in members.values():
         runs.sort(key=lambda run: run.seed)
         evaluations, ignored = _evaluations(runs)
-        groups.append(Group("", runs, evaluations, ignored, 0, _animation(runs)))
+        groups.append(Group("", runs, evaluations, ignored, 0, _pictures(runs)))
     return _labelled(groups)
 
 
@@ -212,11 +236,22 @@ def _settings_key(config: dict[str, Any]) -> str:
     return json.dumps(settings(config), sort_keys=True, default=str)
 
 
-def _animation(runs: list[Run]) -> Path | None:
-    """The first GIF in the folder of all seeds, or in a seed's."""
+def _pictures(runs: list[Run]) -> list[Path]:
+    """The first GIF, then the PNGs of the first folder with any: that of all seeds, or a seed's."""
     homes = dict.fromkeys(home for run in runs for home in (run.parent, run.folder) if home)
-    found = (gif for home in homes for gif in sorted(home.glob("*.gif")))
-    return next(found, None)
+    films = [gif for home in homes for gif in sorted(home.glob("*.gif"))]
+    stills = [found for home in homes if (found := sorted(home.glob("*.png")))]
+    return films[:1] + (stills[0] if stills else [])
+
+
+def description(path: Path) -> str:
+    """What a picture says of itself, as ``precocial watch`` writes it; empty where it does not."""
+    try:
+        with Image.open(path) as image:
+            words = image.info.get("Description") or image.info.get("comment") or ""
+    except OSError:
+        return ""
+    return words.decode(errors="replace") if isinstance(words, bytes) else str(words)
 
 
 def _labelled(groups: list[Group]) -> list[Group]:
@@ -232,8 +267,11 @@ def _labelled(groups: list[Group]) -> list[Group]:
         differing = [k for k in own if any(f.get(k) != own[k] for f in flat)]
         notes = [f"{k.partition('.')[2]} {own[k]}" for k in differing[:3]]
         labelled.append(replace(group, label=", ".join([name, *notes])))
-    colours = list(dict.fromkeys(group.label for group in labelled))
-    return [replace(group, colour=colours.index(group.label)) for group in labelled]
+    # An algorithm keeps its colour wherever it appears, unless two of its settings meet.
+    seen = [(g.algo, g.env, json.dumps(g.family, sort_keys=True, default=str)) for g in groups]
+    names = [g.algo if len(set(seen)) == len(seen) else g.label for g in labelled]
+    colours = list(dict.fromkeys(names))
+    return [replace(g, colour=colours.index(name)) for g, name in zip(labelled, names, strict=True)]
 
 
 def _evaluations(runs: list[Run]) -> tuple[list[Evaluation], list[str]]:
@@ -248,7 +286,7 @@ def _evaluations(runs: list[Run]) -> tuple[list[Evaluation], list[str]]:
             except (ValueError, KeyError, TypeError, IndexError, AttributeError):
                 ignored.append(f"{path} is unreadable; evaluate again")
     candidates = found + _combined([e for e in found if e.num_seeds == 1])
-    best: dict[tuple[str, str, bool, str], Evaluation] = {}
+    best: dict[Kind, Evaluation] = {}
     for candidate in candidates:
         rank = (candidate.num_seeds, candidate.num_tasks)
         kept = best.get(candidate.kind)
@@ -268,38 +306,94 @@ def read_evaluation(path: Path) -> Evaluation:
         ValueError, KeyError, TypeError: the file is not such an object.
     """
     document = json.loads(path.read_text(encoding="utf-8"))
-    stages = [
-        Stage(int(s["stage"]), float(s["return_iqm"]), *(float(x) for x in s["ci95"]))
-        for s in document["stages"]
-    ]
     per_task = np.array(document["per_task_return"], dtype=np.float64)
-    if not stages or per_task.ndim != 2 or per_task.shape[1] != len(stages):
+    if not document["stages"] or per_task.shape[1:] != (len(document["stages"]),):
         raise ValueError("per_task_return does not fit the stages")
     if not np.isfinite(per_task).all():
         raise ValueError("per_task_return is not finite")
-    references = document.get("references") or {}
-    curves = document.get("reference_curves") or {}
+    unit, num_tasks = str(document["stage_unit"]), int(document["num_tasks"])
+    seed_means = np.array([s["seed_means"] for s in document["stages"]], dtype=np.float64).T
+    score = "return_mean" if unit == "episode" else "return_iqm"
+    stages = []
+    for s in document["stages"]:
+        low, high = s["ci95"]
+        hits = s.get("success_rate")
+        stages.append(Stage(int(s["stage"]), float(s[score]), float(low), float(high), hits))
+    totals = document.get("references") or {}
+    references = {k: float(v) for k, v in totals.items() if v is not None}
+    found = (document.get("reference_curves") or {}).items()
+    curves = {name: [float(s[score]) for s in curve] for name, curve in found}
+    trial = None
+    if unit == "episode" or document.get("trial_return_mean") is not None:
+        mean, *interval = mean_interval(per_task.sum(1), seed_means.sum(1), num_tasks)
+        low, high = document.get("trial_ci95") or interval
+        trial = (float(document.get("trial_return_mean", mean)), float(low), float(high))
+    if unit == "episode":
+        stages = _with_means(stages, per_task, seed_means, num_tasks)
+        for name in {*curves} & {*UPDATED}:
+            curves[name] = curves[name][:1] * len(stages)
+            references[name] = sum(curves[name])
     params = document.get("task_params") or {}
     arrays = {k: np.array(v, dtype=np.float64)[: len(per_task)] for k, v in params.items()}
+    split = str(document["split"])
     return Evaluation(
-        split=str(document["split"]),
-        unit=str(document["stage_unit"]),
+        split=split,
+        unit=unit,
         greedy=bool(document.get("greedy", False)),
-        num_tasks=int(document["num_tasks"]),
+        num_tasks=num_tasks,
         num_seeds=int(document.get("runs", 1)),
         eval_seed=int(document.get("seed", 0)),
         lanes=int(document.get("lanes", 0)),
         checkpoint=str(document.get("checkpoint", "last")),
         stages=stages,
         per_task=per_task,
-        references={k: float(v) for k, v in references.items() if v is not None},
-        reference_curves={k: [float(s["return_iqm"]) for s in v] for k, v in curves.items()},
+        seed_means=seed_means,
+        references=references,
+        reference_curves=curves,
         task_params={k: v for k, v in arrays.items() if len(v) == len(per_task)},
-        family_size=document.get("family_size"),
+        finite_family=split != "train" and _is_finite(document, arrays),
         success_rate=document.get("success_rate"),
-        trial_mean=document.get("trial_return_mean"),
+        trial=trial,
         files=(path,),
     )
+
+
+def mean_interval(
+    per_task: np.ndarray, seed_means: np.ndarray, num_tasks: int
+) -> tuple[float, float, float]:
+    """Mean and 95 % interval by the normal approximation, over tasks and over seeds.
+
+    Args:
+        per_task: (N,) scores of some of the tasks, mean over seeds.
+        seed_means: (S,) means over all tasks.
+        num_tasks: Number of all tasks.
+    """
+    mean, variance = float(seed_means.mean()), 0.0
+    if len(per_task) > 1:
+        variance += float(per_task.var(ddof=1)) / num_tasks
+    if len(seed_means) > 1:
+        variance += float(seed_means.var(ddof=1)) / len(seed_means)
+    half = 1.96 * math.sqrt(variance)
+    return mean, mean - half, mean + half
+
+
+def _with_means(
+    stages: list[Stage], per_task: np.ndarray, seed_means: np.ndarray, num_tasks: int
+) -> list[Stage]:
+    """The stages with the mean and its interval instead of the interquartile mean's."""
+    columns = zip(stages, per_task.T, seed_means.T, strict=True)
+    return [
+        Stage(s.stage, *mean_interval(tasks, means, num_tasks), s.success)
+        for s, tasks, means in columns
+    ]
+
+
+def _is_finite(document: dict[str, Any], params: dict[str, np.ndarray]) -> bool:
+    """Whether the family has only so many tasks: as the file says, or because some repeat."""
+    if "family_size" in document or not params:
+        return document.get("family_size") is not None
+    rows = np.concatenate([v.reshape(len(v), -1) for v in params.values()], 1)
+    return len(np.unique(rows, axis=0)) < len(rows)
 
 
 def _combined(singles: list[Evaluation]) -> list[Evaluation]:
@@ -314,18 +408,29 @@ def _combined(singles: list[Evaluation]) -> list[Evaluation]:
         if len(parts) < 2:
             continue
         scores = np.stack([e.per_task for e in parts])  # (S, N, stages)
+        per_task, seed_means = scores.mean(0), np.concatenate([e.seed_means for e in parts])
+        num_tasks = parts[0].num_tasks
         stages = [
-            Stage(s.stage, interquartile_mean(scores[..., k]), *bootstrap_interval(scores[..., k]))
+            replace(s, success=_mean([e.stages[k].success for e in parts]))
             for k, s in enumerate(parts[0].stages)
         ]
+        if parts[0].by_episode:
+            stages = _with_means(stages, per_task, seed_means, num_tasks)
+        else:
+            stages = [
+                Stage(s.stage, interquartile_mean(x), *bootstrap_interval(x), s.success)
+                for s, x in zip(stages, np.moveaxis(scores, -1, 0), strict=True)
+            ]
+        totals = mean_interval(per_task.sum(1), seed_means.sum(1), num_tasks)
         combined.append(
             replace(
                 parts[0],
                 num_seeds=len(parts),
                 stages=stages,
-                per_task=scores.mean(0),
+                per_task=per_task,
+                seed_means=seed_means,
                 success_rate=_mean([e.success_rate for e in parts]),
-                trial_mean=_mean([e.trial_mean for e in parts]),
+                trial=totals if all(e.trial for e in parts) else None,
                 references={k: v for e in parts[::-1] for k, v in e.references.items()},
                 reference_curves={k: v for e in parts[::-1] for k, v in e.reference_curves.items()},
                 files=tuple(path for e in parts for path in e.files),

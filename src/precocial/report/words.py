@@ -54,3 +54,16 @@ def listed(names: Iterable[str]) -> str:
     """``a, b and c``, each name once."""
     *most, last = dict.fromkeys(names)
     return f"{', '.join(most)} and {last}" if most else last
+
+
+def few_of(num: int, most: int) -> list[int]:
+    """Indices of at most ``most`` (3 or more) of ``num`` stages: both ends, more of the early."""
+    if num <= most:
+        return list(range(num))
+    steps = most - 2
+    return sorted({0, *(round(2 * (num / 2) ** (i / steps)) - 1 for i in range(steps + 1))})
+
+
+def percent(share: float) -> str:
+    """``97 %``, or ``97.3 %`` close to all."""
+    return f"{100 * share:.{1 if 0.9 <= share < 1.1 else 0}f} %"
