@@ -60,8 +60,8 @@ def adaptation_curve(
     Where a stage is an episode, all stages are one trial without a break, and every action counts.
     Otherwise support data are ``lanes`` episodes' worth of steps per stage, as in training; a
     stage's return is the first whole episode of every lane. With ``greedy``, update methods collect
-    support by sampling and are scored on a rollout of their best actions. Nothing that training reads
-    changes: environment and generators are the evaluation's own.
+    support by sampling and are scored on a rollout of their best actions. Nothing that training
+    reads changes: environment and generators are the evaluation's own.
     """
     size = max(1, env.spec.lanes_at_once // lanes)
     parts, observed = [], np.zeros(stages)

@@ -62,13 +62,31 @@ _TABULAR = Preset(200, env={"episodes": 10}, config=OnlineMAMLConfig(num_tasks=5
 
 
 _RL2: dict[str, Any] = {
-    "num_tasks": 2500, "gae_lambda": 0.3, "outer_lr": 8e-3, "outer_epochs": 10, "minibatches": 4,
+    "gae_lambda": 0.3, "outer_lr": 8e-3, "num_tasks": 2500, "outer_epochs": 10, "minibatches": 4,
 }  # fmt: skip
-"""Pulls are independent given the arms, so credit reaches few pulls back; a large batch."""
+"""Pulls are independent given the arms, so credit need not reach far."""
+_LONG: dict[str, Any] = {
+    "gae_lambda": 0.3, "outer_lr": 4e-3, "num_tasks": 300, "outer_epochs": 6, "minibatches": 4,
+}  # fmt: skip
+_MDP: dict[str, Any] = _LONG | {
+    "outer_lr": 2e-3, "outer_epochs": 8, "memory_size": 128, "embed": 128, "previous_obs": True,
+}  # fmt: skip
+_GRID: dict[str, Any] = {
+    "num_tasks": 252, "gamma": 0.95, "outer_lr": 2e-3, "ent_coef": 0.01, "anneal_entropy": True,
+}  # fmt: skip
+_INFERENCE: dict[str, Any] = {
+    "outer_lr": 1e-3, "vae_updates": 3, "elbo_terms": 0, "decode_steps": 0,
+    "reward_likelihood": "bernoulli", "transition_weight": 0.0,
+}  # fmt: skip
+"""As in the paper's grid: every term of the bound, rewards of two values, no transition decoder."""
+_VALID: dict[str, Any] = {"eval_tasks": 210}
 
 
 def _pulls(pulls: int, arms: int, iterations: int, **algo: Any) -> Preset:
-    return Preset(iterations, _RL2 | algo, {"pulls": pulls, "arms": arms}, run={"eval_tasks": 1000})
+    return Preset(
+        iterations, (_RL2 if pulls < 50 else _LONG) | algo, {"pulls": pulls, "arms": arms},
+        run={"eval_tasks": 1000},
+    )  # fmt: skip
 
 
 PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
@@ -102,8 +120,27 @@ PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
     ("rl2", "bandit"): {
         "default": _pulls(10, 5, 50),
         "n10-k5": _pulls(10, 5, 50),
-        "n100-k5": _pulls(100, 5, 100, num_tasks=1000),
-        "n100-k2": _pulls(100, 2, 100, num_tasks=1000),
+        "n10-k5-long": _pulls(10, 5, 200),
+        "n100-k5": _pulls(100, 5, 400),
+        "n100-k2": _pulls(100, 2, 300),
+    },
+    ("rl2", "tabular-mdp"): {
+        "default": Preset(500, _MDP, run=_VALID),
+        "n10": Preset(500, _MDP, run=_VALID),
+    },
+    ("rl2", "grid-nav"): {"default": Preset(400, _GRID, run=_VALID)},
+    ("varibad", "grid-nav"): {"default": Preset(400, _GRID | _INFERENCE, run=_VALID)},
+    ("rl2", "grid-world"): {
+        "default": Preset(300, _GRID | {"num_tasks": 300, "gamma": 0.97}, run=_VALID)
+    },
+    ("rl2", "frozen-lake"): {
+        "default": Preset(
+            200, _GRID | {"num_tasks": 300, "gamma": 0.98, "memory_size": 128}, run=_VALID
+        )
+    },
+    ("rl2", "harlow"): {"default": Preset(60, {"outer_lr": 3e-3, "outer_epochs": 6}, run=_VALID)},
+    ("rl2", "two-step"): {
+        "default": Preset(150, _LONG | {"gae_lambda": 0.8, "memory_size": 48}, run=_VALID)
     },
 }
 

@@ -1,25 +1,27 @@
 """A gated recurrent unit over whole sequences, several times faster than ``nn.GRU`` on a CPU.
 
-Weights have the layout of ``nn.GRU``: rows r, z, n. With sigma the logistic function,
+Weights have the layout of ``nn.GRU``, rows r, z, n. With sigma the logistic function,
 
     r = sigma(W_ir x + b_ir + W_hr h + b_hr)
     z = sigma(W_iz x + b_iz + W_hz h + b_hz)
     n = tanh(W_in x + b_in + r (W_hn h + b_hn));     h' = (1 - z) n + z h
 
-(Cho et al. 2014, PyTorch's variant: r gates the product, not the state.) The speed comes from a
-backward pass written by hand, lanes taken in chunks that fit the cache, one chunk per thread,
-memory that is used again, and oneDNN's matrix product where it beats the default one.
+(Cho et al. 2014, PyTorch's variant: r gates the product, not the state.) The speed comes from
+oneDNN's matrix product where it beats the default one, a backward pass written by hand, memory that
+is used again, and lanes taken in chunks, one per thread.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from threading import Barrier
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -28,9 +30,18 @@ from torch import Tensor
 Precision = Literal["float32", "bfloat16"]
 _Result = TypeVar("_Result")
 
-_CHUNK = 2**17
-_LANES = 32  # fewer rows than this and a matrix product slows down
-_ROWS = 512  # of the products over several steps at once
+_aten = torch.ops.aten
+_CHUNK = 2**17  # elements of the state of one chunk of lanes
+_BLOCK = 2**17  # elements of the states of the steps whose products are taken at once
+_FEWEST = 32  # lanes of a chunk: products with fewer rows are slow
+_LARGE = 2**20  # multiplications from which oneDNN's larger overhead pays
+
+# PyTorch sends float32 products to MKL, which on AMD leaves half of AVX-512 unused.
+_ONEDNN = (
+    torch.backends.mkldnn.is_available()
+    and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
 
 
 def bfloat16_supported() -> bool:
@@ -49,19 +60,17 @@ def gru_sequence(
     *,
     precision: Precision = "float32",
 ) -> Float[Tensor, "t b h"]:
-    """States after every step; differentiable once, in everything but ``keep``.
+    """States after every step, from ``h0`` on; differentiable once, in everything but ``keep``.
 
-    Args:
-        keep: The state is multiplied by ``keep[t]`` before step t: 0 clears it.
-        precision: Of the matrix products. With bfloat16 the state, the gates and the sums over
-            lanes and time stay in the precision of ``x``.
+    The state is multiplied by ``keep[t]`` before step t, so 0 clears it. Precision "bfloat16" takes
+    the matrix products in bfloat16, faster where ``bfloat16_supported()``; states, gates and sums
+    over lanes and blocks of time keep the precision of ``x``.
     """
     inputs = (x, weight_ih, weight_hh, bias_ih, bias_hh, h0, keep)
     dtype = torch.bfloat16 if precision == "bfloat16" else x.dtype
-    if torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in inputs):
+    if torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in inputs):
         return _Sequence.apply(*inputs, dtype)
-    out, _ = _forward(*inputs, dtype, save=False)
-    return out
+    return _forward(_parts(x, h0.shape[1]), None, *inputs, dtype)
 
 
 @torch.no_grad()
@@ -74,11 +83,14 @@ def gru_step(
     bias_hh: Float[Tensor, " g"],
 ) -> Float[Tensor, "b h"]:
     """The state after one step, without a graph."""
-    return gru_sequence(x.unsqueeze(0), weight_ih, weight_hh, bias_ih, bias_hh, h)[0]
+    w = _Weights.of(weight_ih, weight_hh, bias_ih, bias_hh)
+    r, z = _affine(_affine(w.bias_rz, x, w.ih_rz), h, w.hh_rz).sigmoid_().chunk(2, -1)
+    n = _affine(w.bias_in, x, w.ih_n).addcmul_(r, _affine(w.bias_hn, h, w.hh_n))
+    return torch.lerp(_tanh_(n), h, z)
 
 
 class _Weights(NamedTuple):
-    """Weights as the products want them, (in, out); the input's part of n is doubled."""
+    """Factors of the products, (in, out): r and z together, n apart."""
 
     ih_rz: Tensor
     ih_n: Tensor
@@ -88,37 +100,64 @@ class _Weights(NamedTuple):
     bias_in: Tensor
     bias_hn: Tensor
 
+    @classmethod
+    def of(cls, ih: Tensor, hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> _Weights:
+        n = 2 * hh.shape[1]
+        ih, hh, both = ih.T, hh.T, bias_ih[:n] + bias_hh[:n]
+        return cls(ih[:, :n], ih[:, n:], hh[:, :n], hh[:, n:], both, bias_ih[n:], bias_hh[n:])
+
+    def packed(self, dtype: torch.dtype) -> _Weights:
+        """Copies in the layout that products read fastest."""
+        return _Weights(*(v.to(dtype).contiguous() for v in self))
+
+
+class _Gates(NamedTuple):
+    """What the backward pass wants to know of every step, (T, B, 2H) or (T, B, H)."""
+
+    rz: Tensor
+    m: Tensor  # r (W_hn h + b_hn)
+    n: Tensor
+
+    @classmethod
+    def of_lanes(cls, memory: Tensor, part: slice, steps: int, size: int) -> _Gates:
+        """Those of some lanes, contiguous in a memory of 4 T B H elements."""
+        each = steps * (part.stop - part.start) * size
+        pieces = memory.narrow(0, 4 * steps * part.start * size, 4 * each).split(
+            (2 * each, each, each)
+        )
+        return cls(*(v.view(steps, part.stop - part.start, -1) for v in pieces))
+
 
 class _Memory:
-    """A flat piece of memory that later calls use again.
+    """Memory that later calls of the same size use again: new pages cost more than arithmetic."""
 
-    Touching new pages costs a fifth of a forward and backward pass.
-    """
-
-    free: deque[Tensor] = deque(maxlen=16)
+    free: ClassVar[deque[Tensor]] = deque(maxlen=8)
 
     def __init__(self, like: Tensor, numel: int) -> None:
-        for i, old in enumerate(self.free):
-            if old.numel() == numel and old.dtype == like.dtype and old.device == like.device:
-                del self.free[i]
-                self.flat = old
+        for _ in range(len(self.free)):
+            try:
+                self.flat = self.free.popleft()
+            except IndexError:  # another thread was faster
+                break
+            if (self.flat.numel(), self.flat.dtype, self.flat.device) == (
+                numel, like.dtype, like.device,
+            ):  # fmt: skip
                 return
+            self.free.append(self.flat)
         self.flat = like.new_empty(numel)
 
     def __del__(self) -> None:
         self.free.append(self.flat)
-
-    def split(self, *shapes: tuple[int, ...]) -> list[Tensor]:
-        sizes = [int(torch.Size(s).numel()) for s in shapes]
-        parts = self.flat.split(sizes)
-        return [p.view(s) for p, s in zip(parts, shapes, strict=True)]
 
 
 class _Sequence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:
         *inputs, ctx.dtype = args
-        out, ctx.gates = _forward(*inputs, ctx.dtype, save=True)
+        x, size = inputs[0], inputs[2].shape[1]
+        ctx.parts = _parts(x, size)
+        ctx.memory = _Memory(x, 4 * x.shape[0] * x.shape[1] * size)
+        out = _forward(ctx.parts, ctx.memory.flat, *args)
         ctx.save_for_backward(out, *inputs)
         return out
 
@@ -126,226 +165,211 @@ class _Sequence(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         out, x, weight_ih, weight_hh, _, _, h0, keep = ctx.saved_tensors
-        grad = grads[0].contiguous()
-        w_ih, w_hh = weight_ih.to(ctx.dtype).contiguous(), weight_hh.to(ctx.dtype).contiguous()
+        steps, size = len(x), h0.shape[1]
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-
-        def task(part: slice, gates: _Memory) -> tuple[Tensor, ...]:
-            return _backward_chunk(
-                grad[:, part],
-                x[:, part],
-                out[:, part],
-                h0[part],
-                None if keep is None else keep[:, part],
-                w_ih,
-                w_hh,
-                gates,
-                None if grad_x is None else grad_x[:, part],
-            )
-
-        parts = zip(_parts(x, h0.shape[1]), ctx.gates, strict=True)
-        results = _run([lambda a=a: task(*a) for a in parts])
-        grad_ih, grad_hh, grad_bias, grad_h0 = zip(*results, strict=True)
-        bias = torch.stack(grad_bias).sum(0)
-        size = h0.shape[1]
-        return (
-            grad_x,
-            torch.stack(grad_ih).sum(0).T.contiguous(),
-            torch.stack(grad_hh).sum(0).T.contiguous(),
-            bias[: 3 * size],
-            torch.cat([bias[: 2 * size], bias[3 * size :]]),
-            torch.cat(grad_h0),
-            None,
-            None,
-        )
+        need_weights = any(ctx.needs_input_grad[1:5])
+        w_ih, w_hh = (w.to(ctx.dtype).contiguous() for w in (weight_ih, weight_hh))
+        tasks = []
+        for p in ctx.parts:
+            gates = _Gates.of_lanes(ctx.memory.flat, p, steps, size)
+            lanes = [v if v is None else v[:, p] for v in (grads[0], x, out, keep, grad_x)]
+            tasks.append((*lanes, h0[p], w_ih, w_hh, gates, need_weights))
+        *sums, grad_h0 = zip(*_run(_backward_chunk, tasks), strict=True)
+        grad_ih, grad_hh, bias_ih, bias_hn = (torch.stack(v).sum(0) for v in sums)
+        bias_hh = torch.cat([bias_ih[: 2 * size], bias_hn])
+        return grad_x, grad_ih, grad_hh, bias_ih, bias_hh, torch.cat(grad_h0), None, None
 
 
-def _forward(x, weight_ih, weight_hh, bias_ih, bias_hh, h0, keep, dtype, save):
-    size = h0.shape[1]
-    n = 2 * size
-    both = bias_ih + bias_hh
-    w = _Weights(
-        weight_ih[:n].T.to(dtype).contiguous(),
-        weight_ih[n:].T.mul(2).to(dtype).contiguous(),
-        weight_hh[:n].T.to(dtype).contiguous(),
-        weight_hh[n:].T.to(dtype).contiguous(),
-        both[:n].to(dtype),
-        bias_ih[n:].mul(2).to(dtype),
-        bias_hh[n:].to(dtype),
-    )
-    out = x.new_empty(*x.shape[:2], size)
+def _forward(
+    parts: list[slice],
+    memory: Float[Tensor, " m"] | None,
+    x: Float[Tensor, "t b i"],
+    weight_ih: Float[Tensor, "g i"],
+    weight_hh: Float[Tensor, "g h"],
+    bias_ih: Float[Tensor, " g"],
+    bias_hh: Float[Tensor, " g"],
+    h0: Float[Tensor, "b h"],
+    keep: Float[Tensor, "t b"] | None,
+    dtype: torch.dtype,
+) -> Float[Tensor, "t b h"]:
+    """States after every step; ``memory``, if any, gets the gates."""
+    steps, size = len(x), h0.shape[1]
+    w = _Weights.of(weight_ih, weight_hh, bias_ih, bias_hh).packed(dtype)
+    out = x.new_empty(steps, len(h0), size)
+    tasks = []
+    for p in parts:
+        gates = None if memory is None else _Gates.of_lanes(memory, p, steps, size)
+        lanes = [v if v is None else v[:, p] for v in (x, keep, out)]
+        tasks.append((*lanes, h0[p], w, gates))
+    _run(_forward_chunk, tasks)
+    return out
 
-    def task(part):
-        return _forward_chunk(
-            x[:, part], h0[part], None if keep is None else keep[:, part], w, out[:, part], save
-        )
 
-    return out, _run([lambda p=p: task(p) for p in _parts(x, size)])
-
-
-def _forward_chunk(x, h, keep, w, out, save):
-    steps, lanes, _ = x.shape
-    size = h.shape[1]
-    count = steps if save else 1
-    memory = _Memory(x, count * lanes * 4 * size)
-    rz, m, n = memory.split((count, lanes, 2 * size), (count, lanes, size), (count, lanes, size))
-    rz, r, z, m, n = (
-        v.unbind(0) * (steps // count)
-        for v in (rz, rz[..., :size], rz[..., size:], m, n)
-    )
-    out = out.unbind(0)
-    keep = None if keep is None else keep.unsqueeze(-1).unbind(0)
-    dtype = w.hh_n.dtype
-    block = max(1, _ROWS // lanes)
-    for start in range(0, steps, block):
-        rows = x[start : start + block].flatten(0, 1).to(dtype)
-        in_rz = _affine(w.bias_rz, rows, w.ih_rz).view(-1, lanes, 2 * size).unbind(0)
-        in_n = _affine(w.bias_in, rows, w.ih_n).view(-1, lanes, size).unbind(0)
-        for t, (i_rz, i_n) in enumerate(zip(in_rz, in_n, strict=True), start):
-            if keep is not None:
-                h = h * keep[t]
+def _forward_chunk(
+    x: Float[Tensor, "t b i"],
+    keep: Float[Tensor, "t b"] | None,
+    out: Float[Tensor, "t b h"],
+    h: Float[Tensor, "b h"],
+    w: _Weights,
+    gates: _Gates | None,
+) -> None:
+    """Fill ``out`` and ``gates``."""
+    (steps, lanes), size, dtype = x.shape[:2], h.shape[1], w.hh_n.dtype
+    if gates is None:  # the same memory for every step
+        gates = _Gates(*(h.new_empty(lanes, k * size).expand(steps, -1, -1) for k in (2, 1, 1)))
+    rz_t, m_t, n_t, out_t = (v.unbind(0) for v in (*gates, out))
+    r_t, z_t = (v.unbind(0) for v in gates.rz.chunk(2, -1))
+    keep_t = None if keep is None else keep.unsqueeze(-1).unbind(0)
+    block = _block(lanes, size)
+    for first in range(0, steps, block):
+        rows = x[first : first + block].flatten(0, 1).to(dtype)  # (t, b, i) -> (t*b, i)
+        i_rz = _affine(w.bias_rz, rows, w.ih_rz).split(lanes)
+        i_n = _affine(w.bias_in, rows, w.ih_n).split(lanes)
+        for t, (to_rz, to_n) in enumerate(zip(i_rz, i_n, strict=True), first):
+            if keep_t is not None:
+                h = h * keep_t[t]
             a = h.to(dtype)
-            torch.sigmoid(_affine(i_rz, a, w.hh_rz).to(h.dtype), out=rz[t])
-            torch.mul(_affine(w.bias_hn, a, w.hh_n).to(h.dtype), r[t], out=m[t])
-            torch.add(i_n.to(h.dtype), m[t], alpha=2, out=n[t]).sigmoid_().mul_(2).sub_(1)
-            h = torch.lerp(n[t], h, z[t], out=out[t])
-    return memory if save else None
+            torch.sigmoid(_affine(to_rz, a, w.hh_rz).to(h.dtype), out=rz_t[t])
+            torch.mul(r_t[t], _affine(w.bias_hn, a, w.hh_n).to(h.dtype), out=m_t[t])
+            _tanh_(torch.add(m_t[t], to_n.to(h.dtype), out=n_t[t]))
+            h = torch.lerp(n_t[t], h, z_t[t], out=out_t[t])
 
 
-def _backward_chunk(grad, x, out, h0, keep, w_ih, w_hh, gates, grad_x):
-    steps, lanes, inputs = x.shape
-    size = h0.shape[1]
-    dtype = w_ih.dtype
-    rz, m, n = gates.split((steps, lanes, 2 * size), (steps, lanes, size), (steps, lanes, size))
-    r, z = rz.split(size, -1)
-    block = min(steps, max(1, _ROWS // lanes))
-    one = (block, lanes, size)
-    memory = _Memory(x, 10 * block * lanes * size)
-    before, f_z, f_n, f_r, d_h, d_i = memory.split(one, one, one, one, (block, lanes, 3*size), (block, lanes, 3 * size))
-    acc_i = x.new_zeros(inputs, 3 * size)
-    acc_h = x.new_zeros(size, 3 * size)
-    acc_b = x.new_zeros(4 * size)
-    grads = grad.unbind(0)
+def _backward_chunk(
+    grad: Float[Tensor, "t b h"],
+    x: Float[Tensor, "t b i"],
+    out: Float[Tensor, "t b h"],
+    keep: Float[Tensor, "t b"] | None,
+    grad_x: Float[Tensor, "t b i"] | None,
+    h0: Float[Tensor, "b h"],
+    w_ih: Float[Tensor, "g i"],
+    w_hh: Float[Tensor, "g h"],
+    gates: _Gates,
+    need_weights: bool,
+) -> tuple[Tensor, ...]:
+    """Fill ``grad_x``; gradients of both weights, of b_ih, of b_hn and of h0.
+
+    With g the gradient of h', h the state before the step (after ``keep``) and d_r, d_z, d_n those
+    of the arguments of sigma, sigma and tanh:
+
+        d_n = g (1 - z) (1 - n^2);     d_z = g (h - n) z (1 - z);     d_r = d_n m (1 - r)
+        dh = g z + d_r W_hr + d_z W_hz + r d_n W_hn;     m = r (W_hn h + b_hn)
+
+    All but g is known in advance, so the factors are computed for a block of steps at once.
+    """
+    (steps, lanes, inputs), size, dtype = x.shape, h0.shape[1], w_ih.dtype
+    block = min(steps, _block(lanes, size))
+    each = block * lanes * size
+    scratch = _Memory(h0, 10 * each)
+    d_h, d_i, before, to_z, to_n, to_r = (
+        v.view(block, lanes, -1)
+        for v in scratch.flat.split((3 * each, 3 * each, each, each, each, each))
+    )
+    d_h_t, to_z_t, to_n_t, to_r_t = (v.unbind(0) for v in (d_h, to_z, to_n, to_r))
+    d_r_t, d_z_t, d_hn_t = (v.unbind(0) for v in d_h.chunk(3, -1))
+    d_n_t = d_i[..., 2 * size :].unbind(0)
+    r, z = gates.rz.chunk(2, -1)
     r_t, z_t = r.unbind(0), z.unbind(0)
-    keeps = None if keep is None else keep.unsqueeze(-1).unbind(0)
-    unit = x.new_ones(())
-    d_hr, d_hz, d_hn = (v.unbind(0) for v in d_h.split(size, -1))
-    d_n = d_i[..., 2 * size:].unbind(0)
-    d_h_t = d_h.unbind(0)
-    fz_t, fn_t, fr_t = f_z.unbind(0), f_n.unbind(0), f_r.unbind(0)
-    carry = grads[-1]
-    last = steps
-    while last > 0:
+    keep_t = None if keep is None else keep.unsqueeze(-1).unbind(0)
+    one, zero = h0.new_ones(()), h0.new_zeros(())
+    h_t, grad_t = (h0, *out.unbind(0)), (zero, *grad.unbind(0))
+    sum_ih, sum_hh = h0.new_zeros(inputs, 3 * size), h0.new_zeros(size, 3 * size)
+    bias_ih, bias_hn = h0.new_zeros(3 * size), h0.new_zeros(size)
+    g = grad_t[steps]
+    for last in range(steps, 0, -block):
         first = max(0, last - block)
-        k = last - first
         now = slice(first, last)
-        if first:
-            before[:k].copy_(out[first - 1 : last - 1])
-        else:
-            before[0].copy_(h0)
-            before[1:k].copy_(out[: last - 1])
+        d_h, d_i, before, to_z, to_n, to_r = (
+            v[: last - first] for v in (d_h, d_i, before, to_z, to_n, to_r)
+        )
+        torch.stack(h_t[now], out=before)
         if keep is not None:
-            before[:k].mul_(keep[now].unsqueeze(-1))
-        torch.sub(before[:k], n[now], out=f_z[:k])
-        torch.ops.aten.sigmoid_backward.grad_input(f_z[:k], z[now], grad_input=f_z[:k])
-        torch.sub(unit, z[now], out=f_n[:k])
-        torch.ops.aten.tanh_backward.grad_input(f_n[:k], n[now], grad_input=f_n[:k])
-        torch.addcmul(m[now], m[now], r[now], value=-1, out=f_r[:k])
-        for j in range(k - 1, -1, -1):
-            t = first + j
-            torch.mul(carry, fz_t[j], out=d_hz[j])
-            torch.mul(carry, fn_t[j], out=d_n[j])
-            torch.mul(d_n[j], fr_t[j], out=d_hr[j])
-            torch.mul(d_n[j], r_t[t], out=d_hn[j])
+            before.mul_(keep[now].unsqueeze(-1))
+        _aten.sigmoid_backward.grad_input(
+            torch.sub(before, gates.n[now], out=to_z), z[now], grad_input=to_z
+        )
+        _aten.tanh_backward.grad_input(
+            torch.sub(one, z[now], out=to_n), gates.n[now], grad_input=to_n
+        )
+        torch.addcmul(gates.m[now], gates.m[now], r[now], value=-1, out=to_r)
+        for t in reversed(range(first, last)):
+            j = t - first
+            torch.mul(g, to_z_t[j], out=d_z_t[j])
+            torch.mul(g, to_n_t[j], out=d_n_t[j])
+            torch.mul(d_n_t[j], to_r_t[j], out=d_r_t[j])
+            torch.mul(d_n_t[j], r_t[t], out=d_hn_t[j])
             d = d_h_t[j].to(dtype)
-            if keeps is None and t:
-                carry = _affine(torch.addcmul(grads[t - 1], carry, z_t[t]), d, w_hh)
+            if keep_t is None:
+                g = _affine(torch.addcmul(grad_t[t], g, z_t[t]), d, w_hh)
             else:
-                carry = _affine(carry * z_t[t], d, w_hh)
-                if keeps is not None:
-                    carry.mul_(keeps[t])
-                    if t:
-                        carry.add_(grads[t - 1])
-        d_i[:k, :, : 2 * size].copy_(d_h[:k, :, : 2 * size])
-        i = d_i[:k].flatten(0, 1)
-        acc_b[:3 * size] += i.sum(0)
-        acc_b[3 * size:] += d_h[:k, :, 2 * size:].sum((0, 1))
-        i = i.to(dtype)
-        acc_i = _affine(acc_i, x[now].flatten(0, 1).to(dtype).T, i)
-        acc_h = _affine(acc_h, before[:k].flatten(0, 1).to(dtype).T, d_h[:k].flatten(0, 1).to(dtype))
+                g = torch.addcmul(grad_t[t], _affine(g * z_t[t], d, w_hh), keep_t[t])
+        d_i[..., : 2 * size] = d_h[..., : 2 * size]
+        rows = d_i.flatten(0, 1).to(dtype)  # (t, b, 3h) -> (t*b, 3h)
         if grad_x is not None:
-            grad_x[now] = _product(i, w_ih).view(k, lanes, inputs)
-        last = first
-    return acc_i, acc_h, acc_b, carry
+            grad_x[now] = _affine(rows.new_zeros(inputs), rows, w_ih).view(-1, lanes, inputs)
+        if need_weights:
+            bias_ih += d_i.sum((0, 1))
+            bias_hn += d_h[..., 2 * size :].sum((0, 1))
+            sum_ih = _affine(sum_ih, x[now].flatten(0, 1).to(dtype).T, rows)
+            sum_hh = _affine(sum_hh, before.flatten(0, 1).to(dtype).T, d_h.flatten(0, 1).to(dtype))
+    return sum_ih.T, sum_hh.T, bias_ih, bias_hn, g
 
 
-def _affine(plus, a, b):
+def _affine(plus: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``plus + a b``, in the precision of ``plus``."""
     if a.dtype != plus.dtype:
         return torch.mm(a, b).to(plus.dtype).add_(plus)
-    if _onednn(a, b):
+    large = a.shape[0] * b.shape[0] * b.shape[1] >= _LARGE
+    if _ONEDNN and large and a.dtype == torch.float32 and a.device.type == "cpu":
         if plus.ndim == 1:
             return torch.ops.mkldnn._linear_pointwise(a, b.T, plus, "none", [], "")
         return torch.ops.mkldnn._linear_pointwise.binary(a, plus, b.T, None, "add")
     return torch.addmm(plus, a, b)
 
 
-def _product(a, b):
-    if _onednn(a, b):
-        return torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")
-    return torch.mm(a, b)
+def _tanh_(x: Tensor) -> Tensor:
+    """In place, as 2 sigmoid(2x) - 1."""
+    return x.mul_(2).sigmoid_().mul_(2).sub_(1)
 
 
-def _onednn(a, b):
-    return (
-        a.dtype == torch.float32
-        and a.device.type == "cpu"
-        and a.shape[0] * b.shape[0] * b.shape[1] >= 2**20
-        and _HAS
-    )
+def _block(lanes: int, size: int) -> int:
+    """Steps taken at once where steps need not wait for each other."""
+    return max(1, _BLOCK // (lanes * size))
 
 
-_HAS = (
-    torch.backends.mkldnn.is_available()
-    and torch.backends.cpu.get_cpu_capability() == "AVX512"
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-)
-
-
-def _parts(x, size):
-    steps, lanes = x.shape[:2]
-    threads = 1 if x.device.type != "cpu" else min(torch.get_num_threads(), max(1, lanes // _LANES))
-    pieces = -(-lanes // max(_LANES, _CHUNK // size))
-    pieces = -(-pieces // threads) * threads
+def _parts(x: Float[Tensor, "t b i"], size: int) -> list[slice]:
+    """Chunks of lanes: of equal size, a multiple of the threads that share them."""
+    lanes = x.shape[1]
+    threads = min(torch.get_num_threads() if x.device.type == "cpu" else 1, lanes // _FEWEST)
+    threads = max(1, threads)
+    pieces = math.ceil(lanes * size / _CHUNK / threads) * threads
     edges = [lanes * i // pieces for i in range(pieces + 1)]
-    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [slice(a, b) for a, b in pairwise(edges)]
 
 
-def _run(tasks):
+def _run(function: Callable[..., _Result], tasks: list[tuple]) -> list[_Result]:
+    """Results in order; side by side where this thread may use several cores."""
     threads = torch.get_num_threads()
     if len(tasks) == 1 or threads == 1:
-        return [t() for t in tasks]
-    return list(_pool(threads).map(_quietly, tasks))
-
-
-@torch.no_grad()
-def _quietly(t):
-    return t()
+        return [function(*t) for t in tasks]
+    return list(_pool(threads).map(lambda t: torch.no_grad()(function)(*t), tasks))
 
 
 @cache
-def _pool(threads):
-    barrier = Barrier(threads + 1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that leave each operation undivided."""
+    started = Barrier(threads + 1)
 
-    def start():
+    def start() -> None:
         torch.set_num_threads(1)
-        barrier.wait()
+        started.wait()
 
-    pool = ThreadPoolExecutor(threads, initializer=start)
+    pool = ThreadPoolExecutor(threads, "gru", start)
     for _ in range(threads):
         pool.submit(int)
-    barrier.wait()
-    torch.set_num_threads(threads)
+    started.wait()
+    torch.set_num_threads(threads)  # of threads to come; a worker's call has changed it
     return pool
 
 
-os.register_at_fork(after_in_child=_pool.cache_clear)
+os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
