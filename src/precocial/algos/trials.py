@@ -88,6 +88,10 @@ class TrialConfig:
         """E, lanes per task."""
         return self.trials_per_task
 
+    def rate(self, progress: float) -> float:
+        """Factor on learning rates at this share of the run."""
+        return 1 - progress if self.anneal else 1.0
+
     def trial_steps(self, spec: EnvSpec) -> int:
         """T, the most steps that a trial can have."""
         return self.episodes(spec) * spec.horizon
@@ -306,9 +310,8 @@ def ppo_update(
 
     Means are over valid steps: sums divided by the mask's sum.
     """
-    share = 1 - progress if cfg.anneal else 1.0
     for group in optimizer.param_groups:
-        group["lr"] = cfg.outer_lr * share
+        group["lr"] = cfg.outer_lr * cfg.rate(progress)
     entropy_weight = cfg.ent_coef * (1 - progress if cfg.anneal_entropy else 1.0)
     totals: dict[str, Tensor] = {}
     parts = 0

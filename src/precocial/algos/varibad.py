@@ -4,7 +4,7 @@ Zintgraf, Shiarlis, Igl, Schulze, Gal, Hofmann, Whiteson 2020, https://arxiv.org
 
     encoder   q(m | tau_:t) = N(mu_t, sigma_t^2)    a GRU over (a, s', r), across episodes   Eq. 6
     decoders  p(r | s, a, s', m),  p(s' | s, a, m)
-    policy    pi(a | s_t, mu_t, log sigma_t^2)
+    policy    pi(a | s_t, mu_t, sigma_t)
 
     ELBO_t = E_{m ~ q(.|tau_:t)} [ log p(tau_:H | m) ] - KL(q(.|tau_:t) || q(.|tau_:t-1))    Eq. 8
     maximise  J(policy) + lambda sum_t ELBO_t                                               Eq. 10
@@ -14,7 +14,8 @@ posterior of t - 1, and that of step 0 is N(0, I).
 
 Deviations: the encoder trains on the trials of the iteration at hand, each on a fresh task, in
 place of a replay buffer (the paper runs 16 processes, here are hundreds of trials at a time), so a
-checkpoint needs no buffer. As in the paper's experiments the RL loss does not reach the encoder.
+checkpoint needs no buffer. The policy reads sigma, not log sigma^2, which is large and negative
+wherever the task is known. As in the paper's experiments the RL loss does not reach the encoder.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class VariBADConfig(TrialConfig):
     decoder_hidden: tuple[int, ...] = (32, 32)
     """Widths of both decoders' hidden layers."""
     vae_lr: float = 1e-3
-    """Adam's rate for encoder and decoders."""
+    """Adam's rate for encoder and decoders; it falls with the policy's (``anneal``), so that the
+    beliefs which the policy reads come to rest."""
     vae_updates: int = 4
     """Updates of encoder and decoders per iteration."""
     vae_batch: int = 64
@@ -219,7 +221,7 @@ def _subset(size: int, number: int, rng: torch.Generator) -> Int[Tensor, " s"]:
 
 
 class Inferred:
-    """The inferred posterior's mean and log-variance, beside the observation."""
+    """The inferred posterior's mean and deviation, beside the observation."""
 
     def __init__(self, vae: VAE, spec: EnvSpec) -> None:
         self.vae, self.spec = vae, spec
@@ -231,10 +233,11 @@ class Inferred:
         return spec.obs_dim + 2 * cfg.latent_dim
 
     def features(self, obs: Float[Tensor, "b o"]) -> Float[Tensor, "b i"]:
-        """(s_t, mu_t, log sigma_t^2)."""
+        """(s_t, mu_t, sigma_t)."""
         if self.state is None:
             self.state = self.vae.gru.initial(obs.shape[0])
-        return torch.cat([obs, *self.vae.latent(self.state["h"])], -1)
+        mean, log_var = self.vae.latent(self.state["h"])
+        return torch.cat([obs, mean, (0.5 * log_var).exp()], -1)
 
     def observe(self, action: Tensor, step: Step) -> None:
         """One step of the encoder."""
@@ -295,6 +298,8 @@ class VariBAD(TrialMethod):
         )  # fmt: skip
         order = torch.randperm(trials.reward.shape[0], generator=rng, device=rng.device)
         totals: Metrics = {}
+        for group in self.vae_optimizer.param_groups:
+            group["lr"] = cfg.vae_lr * cfg.rate(self.progress)
         for i in range(cfg.vae_updates):
             lanes = torch.arange(cfg.vae_batch, device=order.device) + i * cfg.vae_batch
             losses = self.vae.loss(trials.select(order[lanes % order.numel()]), rng)
