@@ -100,3 +100,52 @@ def test_the_readme_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = blocks[0].replace("iterations=100", "iterations=1, num_tasks=2, quiet=True")
     exec(compile(code, "README.md", "exec"), {})
+
+
+TRIAL = {
+    "num_tasks": 6, "minibatches": 1, "outer_epochs": 1, "eval_every": 0, "iterations": 1,
+    "quiet": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("memory", ["gru", "transformer"])
+def test_a_memory_learns_in_a_loop_of_ones_own_without_adapt(memory, tmp_path):
+    folder = precocial.train("rl2", "grid-world", out=tmp_path / "run", memory=memory, **TRIAL)
+    env = gymnasium.make("precocial/GridWorld-v0", task_seed=3)
+    learner = precocial.load(folder).learner()
+    for _ in range(3):
+        episode(env, learner)
+    learner.save(tmp_path / "half-way")
+    back = precocial.load_agent(folder, tmp_path / "half-way")
+    obs, _ = env.reset(seed=1)
+    learner.act(obs), back.act(obs)
+    assert torch.equal(learner.inner.acted["logits"], back.inner.acted["logits"])
+    fresh = precocial.load(folder).learner()
+    fresh.act(obs)
+    assert not torch.equal(fresh.inner.acted["logits"], back.inner.acted["logits"])
+
+
+def test_trials_are_scored_beside_known_methods_and_robust_policies(tmp_path):
+    trial = precocial.train("rl2", "bandit", out=tmp_path / "rl2", **TRIAL)
+    robust = precocial.train("domain-randomization", "bandit", out=tmp_path / "dr", **TRIAL)
+    small = {"num_tasks": 4, "episodes_per_task": 2, "eval_every": 0, "iterations": 1}
+    joint = precocial.train("multi-task", "bandit", out=tmp_path / "joint", quiet=True, **small)
+    result = precocial.evaluate(trial, tasks=50, references=[robust, joint], keep=False)
+    assert result["stage_unit"] == "episode"
+    names = {"random", "greedy", "UCB1", "Thompson", "Gittins", "best arm"}
+    assert names | {"domain-randomization", "multi-task"} == set(result["reference_curves"])
+    curve = [s["return_mean"] for s in result["reference_curves"]["multi-task"]]
+    assert len(curve) == 10 and len(set(curve)) == 1  # no stage of its own kind: flat
+    total = sum(s["return_mean"] for s in result["reference_curves"]["Gittins"])
+    assert abs(total - result["references"]["Gittins"]) < 1e-9
+    total = sum(s["return_mean"] for s in result["stages"])
+    assert abs(total - result["trial_return_mean"]) < 1e-9
+    longer = precocial.evaluate(trial, tasks=5, updates=11, keep=False)
+    assert len(longer["stages"]) == 12 and "trial_return_mean" not in longer
+
+
+def test_updates_and_episodes_never_share_a_table(tmp_path):
+    trial = precocial.train("rl2", "cart-pole", out=tmp_path / "rl2", env_horizon=10, **TRIAL)
+    maml = precocial.train("maml", "cart-pole", out=tmp_path / "maml", env_horizon=10, **SMALL)
+    with pytest.raises(UserError, match="never share"):
+        precocial.evaluate(trial, tasks=2, references=[maml], keep=False)

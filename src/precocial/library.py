@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from precocial import checkpoint
-from precocial.algos import ALGOS
+from precocial.algos import ALGOS, CLASSES
 from precocial.envs.base import TensorTaskEnv
 from precocial.envs.oracle import OracleEnv
 from precocial.evaluation import Curve, adaptation_curve, summarise
 from precocial.ops.returns import episode_returns
+from precocial.presets import JOINT
 from precocial.rollout import collect
 from precocial.seeding import generator
 from precocial.statistics import bootstrap_interval
@@ -195,6 +196,12 @@ def evaluate(
                 f"the reference {other.algo} was trained on {other.env} with other options than "
                 f"{plans[0].env} here; references must share the environment"
             )
+        if other.algo not in JOINT and stage_unit(other) != stage_unit(plans[0]):
+            raise UserError(
+                f"a stage of {other.algo} is one {stage_unit(other)} and a stage of "
+                f"{plans[0].algo} one {stage_unit(plans[0])}; evaluate them apart, the two never "
+                "share a table"
+            )
     lanes = lanes or plans[0].algo_config.lanes
     score = partial(
         _score, split=split, tasks=tasks, updates=updates, greedy=greedy, lanes=lanes, which=which,
@@ -224,8 +231,14 @@ def evaluate(
     curves: dict[str, list[Curve]] = {k: [v] for k, v in first["known"].items()}
     same_stages = len(first["curve"].episodes_seen) - 1
     for run in others:
-        scored_run = score(run, updates=same_stages)
-        curves.setdefault(read_plan(run).algo, []).append(scored_run["curve"])
+        algo = read_plan(run).algo
+        if stage_unit(read_plan(run)) == first["unit"]:
+            curve = score(run, updates=same_stages)["curve"]
+        else:  # scored as it is, episode after episode
+            curve = score(run, updates=0)["curve"]
+            flat = np.repeat(curve.returns, same_stages + 1, 1)
+            curve = Curve(flat, None, first["curve"].episodes_seen, first["curve"].env_steps_seen)
+        curves.setdefault(algo, []).append(curve)
     for name, group in curves.items():
         stages = summarise(group, intervals=False)["stages"]
         total = float(np.mean([c.returns.sum(1).mean() for c in group]))
@@ -236,6 +249,11 @@ def evaluate(
         variant = [split, str(seed)] + ["greedy"] * greedy + ["best"] * (which == "best")
         _write(given[0] / "eval" / f"{'-'.join(variant)}.json", json.dumps(result))
     return result
+
+
+def stage_unit(p: Plan) -> str:
+    """What a stage of a run is, ``update`` or ``episode``."""
+    return str(CLASSES[type(p.algo_config)].stage_unit)
 
 
 def _family(p: Plan) -> tuple[str, dict[str, Any]]:
