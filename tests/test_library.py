@@ -140,7 +140,7 @@ def test_trials_are_scored_beside_known_methods_and_robust_policies(tmp_path):
     assert abs(total - result["references"]["Gittins"]) < 1e-9
     total = sum(s["return_mean"] for s in result["stages"])
     assert abs(total - result["trial_return_mean"]) < 1e-9
-    longer = precocial.evaluate(trial, tasks=5, updates=11, keep=False)
+    longer = precocial.evaluate(trial, tasks=5, episodes=12, keep=False)
     assert len(longer["stages"]) == 12 and "trial_return_mean" not in longer
 
 

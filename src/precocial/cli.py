@@ -250,9 +250,9 @@ def evaluate(args: list[str]) -> int:
         raise UserError("--updates and --episodes were both given; expected one of them")
     from precocial.library import evaluate as run_evaluation
 
-    updates = flags.updates if flags.episodes is None else flags.episodes - 1
     result = run_evaluation(
-        list(flags.runs), split=flags.split, tasks=flags.tasks, lanes=flags.lanes, updates=updates,
+        list(flags.runs), split=flags.split, tasks=flags.tasks, lanes=flags.lanes,
+        updates=flags.updates, episodes=flags.episodes,
         adapt_lrs=flags.adapt_lrs, greedy=flags.greedy, which=flags.checkpoint,
         references=list(flags.reference),
         seed=flags.seed,

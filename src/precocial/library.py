@@ -155,6 +155,7 @@ def evaluate(
     tasks: int = 40,
     lanes: int | None = None,
     updates: int | None = None,
+    episodes: int | None = None,
     greedy: bool = False,
     adapt_lrs: tuple[float, ...] = (),
     which: str = "last",
@@ -169,7 +170,9 @@ def evaluate(
         split: ``train``, ``valid``, ``test`` or ``shifted``.
         tasks: Number of tasks (N), the same for every run.
         lanes: Episodes per task and stage (E), for references too; default as in training.
-        updates: Stages after the first; default 3 updates, or the whole trial.
+        updates: Updates after the first stage, for methods that update; default 3, or the whole
+            trial.
+        episodes: Episodes of the trial, for methods that learn within one; default all of it.
         greedy: Score the most likely actions instead of samples.
         adapt_lrs: Rates of update 1, 2, 3, ... instead of the run's own; choose them on ``valid``.
         which: ``last`` or ``best`` checkpoint.
@@ -189,6 +192,15 @@ def evaluate(
             "these runs differ in algorithm, environment or its options; evaluate one group of "
             "seeds at a time and give the others as --reference"
         )
+    if stage_unit(plans[0]) == "episode":
+        if updates is not None or adapt_lrs:
+            raise UserError(
+                f"{plans[0].algo} learns within a trial and is never updated; leave --updates and "
+                "--adapt-lrs out, try --episodes 2"
+            )
+        updates = None if episodes is None else episodes - 1
+    elif episodes is not None:
+        raise UserError(f"{plans[0].algo} learns by updates; leave --episodes out, try --updates 1")
     others = expand_runs([Path(f) for f in references or []])
     for other in map(read_plan, others):
         if _family(other) != _family(plans[0]):
@@ -238,6 +250,9 @@ def evaluate(
             curve = score(run, updates=0)["curve"]
             flat = np.repeat(curve.returns, same_stages + 1, 1)
             curve = Curve(flat, None, first["curve"].episodes_seen, first["curve"].env_steps_seen)
+        if algo == plans[0].algo:  # told apart from the runs in question by its folder
+            home = run.parent if run.name.startswith("seed-") else run
+            algo = f"{algo} ({home.name})"
         curves.setdefault(algo, []).append(curve)
     for name, group in curves.items():
         stages = summarise(group, intervals=False)["stages"]
@@ -300,8 +315,9 @@ def _score(
             algorithm, env, batch, stages=stages, lanes=lanes, seed=seed, greedy=greedy,
             device=p.run.device,
         )  # fmt: skip
-        # The optimum is that of a whole trial, on the prior it was computed for.
-        known = split != "shifted" and (trial or env.spec.trial_episodes == 1)
+        # The optimum is that of the family's whole trial, on the prior it was computed for.
+        own_length = stages == env.spec.trial_episodes if in_trial else env.spec.trial_episodes == 1
+        known = split != "shifted" and own_length
         optimum = env.optimum(batch) if known else None
         # Known methods are scored on the very same tasks, an episode a stage.
         scores = {}

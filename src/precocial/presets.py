@@ -32,6 +32,9 @@ class Preset:
 OWN_ENVIRONMENT = Preset(100, {"num_tasks": 20, "episodes_per_task": 10})
 """A user's environment is stepped in Python, copy by copy: fewer episodes."""
 
+OWN_TRIALS = Preset(100, {"num_tasks": 200})
+"""One trial a task needs more tasks."""
+
 JOINT = ("multi-task", "oracle", "scratch")
 IN_TRIAL = ("rl2", "domain-randomization", "varibad", "belief-oracle")
 """Methods that learn inside a trial; they borrow RL2's presets, the others MAML's."""
@@ -168,6 +171,8 @@ def find(algo: str, env: str, name: str) -> Preset:
         preset = table[name]
     elif name == "default":
         preset = Preset() if env in ENVS else OWN_ENVIRONMENT
+        if env not in ENVS and algo in IN_TRIAL:
+            preset = OWN_TRIALS
     else:
         raise nearest(name, [*dict.fromkeys([*table, "default"])], f"preset for {algo} on {env}")
     if own:

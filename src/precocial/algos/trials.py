@@ -36,7 +36,7 @@ class TrialConfig:
     """Trials, and PPO over them."""
 
     num_tasks: int = 500
-    """Tasks per iteration (N), one trial each unless ``trials_per_task`` says more."""
+    """Tasks per iteration (N), one trial each unless --trials-per-task says more."""
     trials_per_task: int = 1
     """Parallel trials per task (E); they do not see each other."""
     episodes_per_trial: int | None = None

@@ -58,7 +58,7 @@ class VariBADConfig(TrialConfig):
     decoder_hidden: tuple[int, ...] = (32, 32)
     """Widths of both decoders' hidden layers."""
     vae_lr: float = 1e-3
-    """Adam's rate for encoder and decoders; it falls with the policy's (``anneal``), so that the
+    """Adam's rate for encoder and decoders; it falls with the policy's (--anneal), so that the
     beliefs which the policy reads come to rest."""
     vae_updates: int = 4
     """Updates of encoder and decoders per iteration."""

@@ -67,7 +67,7 @@ class BanditBelief:
     def features(self, belief: dict[str, Tensor]) -> Float[Tensor, "n e d"]:
         """Means, 1 / (pulls + 2), and the share of the trial's pulls that is left."""
         seen = belief["won"] + belief["lost"]
-        left = 1 - seen.sum(-1, keepdim=True) / self.pulls
+        left = (1 - seen.sum(-1, keepdim=True) / self.pulls).clamp(min=0)
         return torch.cat([(belief["won"] + 1) / (seen + 2), 1 / (seen + 2), left], -1)
 
 
