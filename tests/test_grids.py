@@ -1,7 +1,6 @@
 """Families on grids: GridNavi, grid world, frozen lake."""
 
 import heapq
-from itertools import combinations
 
 import gymnasium
 import numpy as np
@@ -22,7 +21,6 @@ from precocial.envs.grid_world import (
     GridWorld,
     GridWorldConfig,
     distances,
-    pairs,
     search_steps,
     successors,
 )
@@ -89,20 +87,18 @@ def test_grid_world_steps(rng):
 
 def test_lanes_of_a_grid_world_task_start_elsewhere_but_for_good(rng):
     env = GridWorld()
-    for split in SPLITS:
-        tasks = env.sample_tasks(50, split, rng)
-        known = pairs(5, CPU).split[split]
-        start, goal = env.reset(tasks, 30, rng).argmax(-1), tasks.params["goal"]
-        assert torch.equal(start[:, 0], tasks.params["start"])
-        assert torch.isin(start * 25 + goal.unsqueeze(-1), known).all()
-        for _ in range(45):
-            step = env.step(torch.randint(4, (50, 30), generator=rng))
-            ended = step.terminated | step.truncated
-            assert torch.equal(step.obs.argmax(-1)[ended], start[ended])
-        # Over all pairs of the split each lane meets every pair once.
-        start = env.reset(world_tasks(known // 25, known % 25), 6, rng).argmax(-1)
-        for lane in start.unbind(1):
-            assert torch.equal((lane * 25 + known % 25).sort().values, known.sort().values)
+    tasks = env.sample_tasks(600, "test", rng)
+    start, goal = env.reset(tasks, 30, rng).argmax(-1), tasks.params["goal"].unsqueeze(-1)
+    assert torch.equal(start[:, 0], tasks.params["start"])
+    assert not (start == goal).any()
+    assert torch.equal(start[:, 0], start[:, 24])  # 24 starts, and around again
+    for _ in range(45):
+        step = env.step(torch.randint(4, (600, 30), generator=rng))
+        ended = step.terminated | step.truncated
+        assert torch.equal(step.obs.argmax(-1)[ended], start[ended])
+    # Over all pairs each lane meets every pair once.
+    for lane in start.unbind(1):
+        assert len((lane * 25 + goal.squeeze(-1)).unique()) == 600
 
 
 def test_frozen_lake_steps(rng):
@@ -276,21 +272,15 @@ def test_beliefs_are_exact(env, rng):
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
-def test_grid_world_splits(size, rng):
+def test_grid_world_tasks_are_all_pairs(size, rng):
     env = GridWorld(GridWorldConfig(size=size))
-    drawn = {s: set(env.sample_tasks(6000, s, rng).id.tolist()) for s in SPLITS}
-    assert drawn["shifted"] <= drawn["test"]
-    for one, other in combinations(("train", "valid", "test"), 2):
-        assert not drawn[one] & drawn[other]
-    total = size**2 * (size**2 - 1)
-    assert sum(len(drawn[s]) for s in ("train", "valid", "test")) == total
-    assert len(drawn["test"]) == len(drawn["valid"]) == max(1, total // 10)
-    away = distances(size, CPU).flatten()
-    rest = drawn["test"] - drawn["shifted"]
-    if rest:
-        assert away[list(drawn["shifted"])].min() >= away[list(rest)].max()
-    tasks = env.sample_tasks(100, "train", rng)
-    assert torch.equal(tasks.params["start"] * size**2 + tasks.params["goal"], tasks.id)
+    cells = size**2
+    assert env.spec.num_tasks == cells * (cells - 1)
+    for split in SPLITS:
+        tasks = env.sample_tasks(env.spec.num_tasks, split, rng)
+        start, goal = tasks.params["start"], tasks.params["goal"]
+        assert len(tasks.id.unique()) == len((start * cells + goal).unique()) == cells * (cells - 1)
+        assert not (start == goal).any() and int(start.max()) == int(goal.max()) == cells - 1
 
 
 def test_frozen_lake_splits(rng):

@@ -14,6 +14,7 @@ from precocial.envs.grid_world import (
     COMPASS,
     GoalBelief,
     Moves,
+    balanced,
     board,
     distances,
     moved,
@@ -78,9 +79,7 @@ class GridNav(TensorTaskEnv):
 
     def draw_tasks(self, n: int, split: Split, rng: torch.Generator) -> dict[str, Tensor]:
         """Cells of the goals (n,), as balanced as n allows."""
-        rounds = -(-n // len(GOALS))
-        keys = torch.rand((rounds, len(GOALS)), generator=rng, device=rng.device)
-        number = keys.argsort(-1).flatten()[:n]
+        number = balanced(n, len(GOALS), rng)
         return {"goal": torch.tensor(GOALS, device=rng.device)[number], "id": number}
 
     def initial(

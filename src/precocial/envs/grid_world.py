@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -221,42 +220,10 @@ class GridWorldConfig(EnvConfig):
             )
 
 
-class Pairs(NamedTuple):
-    """All pairs of start and goal of a grid of C cells; a pair's number is start * C + goal."""
-
-    split: dict[Split, Int[Tensor, " p"]]
-    """Numbers of each split's pairs."""
-    order: Int[Tensor, "c c c"]
-    """Starts that share goal and split with pair (start, goal), from that start on, cyclic."""
-    num: Int[Tensor, "c c"]
-    """How many of them there are; what follows in ``order`` is of other splits."""
-
-
-@cache
-def pairs(size: int, device: torch.device) -> Pairs:
-    """The pairs, cut 80 / 10 / 10 by a shuffle that is the same for ever."""
-    cells = size * size
-    number = torch.arange(cells * cells)
-    number = number[number // cells != number % cells]
-    shuffled = number[torch.randperm(len(number), generator=torch.Generator().manual_seed(20_260))]
-    tenth = max(1, len(number) // 10)
-    test, valid, train = shuffled.split([tenth, tenth, len(number) - 2 * tenth])
-    away = distances(size, torch.device("cpu")).flatten()[test]
-    test = test[away.argsort(descending=True, stable=True)]
-    far, near = test[: (tenth + 1) // 2], test[(tenth + 1) // 2 :]
-    part = torch.full((cells * cells,), -1)
-    for i, some in enumerate((train, valid, near, far)):
-        part[some] = i
-    part = part.view(cells, cells)
-    cell = torch.arange(cells)
-    # (start, goal, other start): whether the two starts share the split for this goal
-    same = part.unsqueeze(-1) == part.T
-    turn = (cell - cell.view(-1, 1, 1)) % cells
-    order = torch.where(same, turn, turn + cells).argsort(-1)
-    split: dict[Split, Tensor] = {"train": train, "valid": valid, "test": test, "shifted": far}
-    return Pairs(
-        {k: v.to(device) for k, v in split.items()}, order.to(device), same.sum(-1).to(device)
-    )
+def balanced(n: int, number: int, rng: torch.Generator) -> Int[Tensor, " n"]:
+    """``n`` numbers below ``number``: every so many are all of them in random order."""
+    keys = torch.rand((-(-n // number), number), generator=rng, device=rng.device)
+    return keys.argsort(-1).flatten()[:n]
 
 
 class GridWorld(TensorTaskEnv):
@@ -265,13 +232,13 @@ class GridWorld(TensorTaskEnv):
     Observation: the agent's own cell, one-hot (25). Action: up, right, down, left; a move into the
     wall stays. Reward: -0.05 per step, and +1 for reaching the goal. Start: the task's start cell
     in every episode of a trial. End: at the goal, or the horizon (40 steps). A trial is 3 episodes.
-    Task distribution: start and goal uniform over the 600 pairs of different cells; a fixed shuffle
-    cuts the pairs into train (80 %), valid and test, so that no pair is in two. ``shifted``: the
-    half of the test pairs that lie farther apart.
+    Task distribution: the 600 pairs of different cells; of several tasks, every 600 are all of them
+    in random order. They are all there is: train, test and ``shifted`` tasks are the same. (With
+    pairs held out, whoever learned from the others searches the held-out goals last, and rightly.)
 
     The start is no secret, but it is part of the task: lane 0 has the task's own. Each further lane
-    has the next start that makes a pair of the same split with that goal, so that over all tasks
-    every lane meets the same distribution, and what a lane sees first does not tell the task.
+    starts from the next cell that is not the goal, so that over all tasks every lane meets the same
+    distribution, and what a lane sees first does not tell the task.
     The belief's prior is that of the family, all goals but the start being equally likely.
     """
 
@@ -283,23 +250,23 @@ class GridWorld(TensorTaskEnv):
     def __init__(self, cfg: GridWorldConfig | None = None) -> None:
         cfg = cfg or GridWorldConfig()
         self.obs_dim = cfg.size**2
+        self.num_tasks = self.obs_dim * (self.obs_dim - 1)
         self.trial_episodes = cfg.episodes
         super().__init__(cfg, cfg.horizon)
 
     def draw_tasks(self, n: int, split: Split, rng: torch.Generator) -> dict[str, Tensor]:
         """Cells of start and goal (n,)."""
-        some = pairs(self.cfg.size, rng.device).split[split]
-        pair = some[torch.randint(len(some), (n,), generator=rng, device=rng.device)]
-        return {"start": pair // self.obs_dim, "goal": pair % self.obs_dim, "id": pair}
+        pair = balanced(n, self.obs_dim * (self.obs_dim - 1), rng)
+        start, further = pair // (self.obs_dim - 1), pair % (self.obs_dim - 1) + 1
+        return {"start": start, "goal": (start + further) % self.obs_dim, "id": pair}
 
     def initial(
         self, lanes: tuple[int, int], tasks: dict[str, Tensor], rng: torch.Generator
     ) -> State:
         """Each lane's own start, the same in every episode."""
-        table = pairs(self.cfg.size, rng.device)
-        start, goal = tasks["start"], tasks["goal"]
-        turn = torch.arange(lanes[1], device=rng.device) % table.num[start, goal]
-        cell = table.order[start, goal, turn]
+        turn = torch.arange(lanes[1], device=rng.device) % (self.obs_dim - 1)
+        further = (tasks["goal"] - tasks["start"]) % self.obs_dim  # where turns meet the goal
+        cell = (tasks["start"] + turn + (turn >= further)) % self.obs_dim
         return standing(cell, self.obs_dim) | {"start": cell}
 
     def transition(
