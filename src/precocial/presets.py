@@ -87,7 +87,8 @@ _LAKE: dict[str, Any] = _GRID | {
 """Where a step led to a hole is one thing to remember: state, action and ending in one input."""
 _INFERENCE: dict[str, Any] = {
     "gamma": 0.97, "ent_coef": 0.05, "latent_dim": 10, "hidden": (128, 128),
-    "decoder_hidden": (64, 64), "vae_updates": 20, "vae_batch": 25, "vae_lr": 2e-3, "decode_steps": 0, "reward_likelihood": "bernoulli", "transition_weight": 0.0,
+    "decoder_hidden": (64, 64), "vae_updates": 20, "vae_batch": 25, "vae_lr": 2e-3,
+    "decode_steps": 0, "reward_likelihood": "bernoulli", "transition_weight": 0.0,
 }  # fmt: skip
 """Rewards of two values, no transition decoder, as in the paper's grid. With less entropy it stops
 exploring before it has seen every cell."""
