@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from precocial.envs.base import _RESIDUES
+from precocial.envs.base import RESIDUES
 from precocial.envs.frozen_lake import (
     FrozenLake,
     FrozenLakeConfig,
@@ -288,7 +288,7 @@ def test_frozen_lake_splits(rng):
     share = {}
     for split in SPLITS:
         hole = env.sample_tasks(500, split, rng).params["hole"]
-        assert torch.isin(residue(hole), torch.tensor(_RESIDUES[split])).all()
+        assert torch.isin(residue(hole), torch.tensor(RESIDUES[split])).all()
         assert solvable(hole).all()
         assert not hole[:, [0, -1]].any()
         share[split] = float(hole.float().mean())

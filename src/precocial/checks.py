@@ -14,9 +14,9 @@ def flag(name: str) -> str:
 
 
 def at_least(cfg: Any, low: int, *names: str) -> None:
-    """Refuse whole numbers below ``low``."""
+    """Refuse numbers below ``low``, and those that are not finite."""
     for name in names:
-        if not getattr(cfg, name) >= low:
+        if not low <= getattr(cfg, name) < math.inf:
             raise UserError(f"{flag(name)} is {getattr(cfg, name)}; expected {low} or more")
 
 
@@ -32,3 +32,12 @@ def positive(cfg: Any, *names: str) -> None:
     for name in names:
         if not 0 < getattr(cfg, name) < math.inf:
             raise UserError(f"{flag(name)} is {getattr(cfg, name)}; expected a number above 0")
+
+
+def widths(cfg: Any, *names: str) -> None:
+    """Refuse hidden layers that are none, or narrower than 1."""
+    for name in names:
+        if not getattr(cfg, name) or min(getattr(cfg, name)) < 1:
+            raise UserError(
+                f"{flag(name)} is {getattr(cfg, name)}; expected widths above 0, e.g. 64 64"
+            )

@@ -99,10 +99,9 @@ class Resume:
 def train(args: list[str]) -> int:
     """``precocial train``."""
     from precocial.training import (
-        build_env,
         create_folder,
         plan,
-        require_device,
+        require_fit,
         run,
         with_overrides,
     )
@@ -141,8 +140,7 @@ def train(args: list[str]) -> int:
             parent = where["out"] or one.folder.with_name(one.folder.name.rpartition("-")[0])
             folder = parent / f"seed-{one.run.seed}"
         folders.append((one, folder))
-    require_device(chosen.run.device)
-    build_env(chosen).close()  # refuse a wrong environment before anything is written
+    require_fit(chosen)
     for one, folder in folders:
         if folder.exists() and not where["overwrite"]:
             create_folder(one, folder, overwrite=False)  # explains what to do

@@ -316,7 +316,8 @@ def _score(
             device=p.run.device,
         )  # fmt: skip
         # The optimum is that of the family's whole trial, on the prior it was computed for.
-        own_length = stages == env.spec.trial_episodes if in_trial else env.spec.trial_episodes == 1
+        own = env.spec.trial_episodes or 1
+        own_length = stages == own if in_trial else own == 1
         known = split != "shifted" and own_length
         optimum = env.optimum(batch) if known else None
         # Known methods are scored on the very same tasks, an episode a stage.

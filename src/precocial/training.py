@@ -27,6 +27,7 @@ from precocial.checks import at_least
 from precocial.envs import env_config, make_env
 from precocial.envs.oracle import OracleEnv
 from precocial.evaluation import adaptation_curve
+from precocial.nets.gru import bfloat16_supported
 from precocial.presets import find, settings
 from precocial.progress import Progress
 from precocial.seeding import derive, generator
@@ -65,17 +66,6 @@ class RunConfig:
             raise UserError(f"--device is {self.device!r}; expected cpu, cuda or cuda:NUMBER")
 
 
-def require_device(device: str) -> None:
-    """Refuse a GPU that is not there.
-
-    Raises:
-        UserError: torch finds none, or fewer.
-    """
-    if device != "cpu" and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise UserError(f"--device is {device} but torch finds {found} GPUs; try --device cpu")
-
-
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """Everything that decides what a run computes."""
@@ -88,7 +78,13 @@ class Plan:
     env_config: Any
 
     def __post_init__(self) -> None:
-        """Refuse a run that would train nothing."""
+        """Refuse a run that would train nothing, or something else than its name says."""
+        entry = ALGOS[self.algo].config
+        if getattr(self.algo_config, "forget", False) != getattr(entry, "forget", False):
+            raise UserError(
+                "--forget is what tells domain-randomization from rl2; leave it out and train the "
+                "one you mean"
+            )
         if ALGOS[self.algo].trains and self.run.iterations < 1:
             raise UserError(f"--iterations is {self.run.iterations}; expected 1 or more")
         if not ALGOS[self.algo].trains and self.run.iterations:
@@ -256,6 +252,28 @@ def write_config(folder: Path, document: dict[str, Any]) -> None:
     partial.replace(folder / "config.yaml")
 
 
+def require_machine(p: Plan) -> None:
+    """Refuse a GPU that is not there, and products that this processor does not have.
+
+    Raises:
+        UserError: torch finds fewer GPUs, or no bfloat16.
+    """
+    device = p.run.device
+    if device != "cpu" and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise UserError(f"--device is {device} but torch finds {found} GPUs; try --device cpu")
+    if getattr(p.algo_config, "precision", "") == "bfloat16" and not bfloat16_supported():
+        raise UserError("--precision bfloat16: this processor has none; leave it out")
+
+
+def require_fit(p: Plan) -> None:
+    """Refuse a wrong environment, or one the algorithm cannot have, before anything is written."""
+    require_machine(p)
+    env = build_env(p)
+    build_algorithm(p, env)
+    env.close()
+
+
 def build_env(p: Plan) -> TaskEnv:
     """The family of a plan, with the task in the observation for ``oracle``."""
     env = make_env(p.env, p.env_config)
@@ -312,7 +330,7 @@ def run(folder: Path, iterations: int | None = None, *, quiet: bool = False) -> 
         KeyboardInterrupt: Ctrl-C, after saving a checkpoint.
     """
     p = read_plan(folder)
-    require_device(p.run.device)
+    require_machine(p)
     loop = Loop(p, folder, quiet=quiet)
     if iterations is not None and iterations != p.run.iterations:
         if iterations < loop.iteration:
@@ -425,7 +443,8 @@ class Loop:
                 raise UserError(
                     f"losses or parameters were not finite in three iterations in a row, the last "
                     f"{self.iteration}; the checkpoint before them is kept in {self.folder}: try a "
-                    "smaller --inner-lr, --outer-lr or --max-kl, or check the environment's rewards"
+                    "smaller rate (--outer-lr, --inner-lr, --vae-lr), or check the environment's "
+                    "rewards"
                 )
         metrics["time/iteration_s"] = time.perf_counter() - started
         return metrics
@@ -499,7 +518,6 @@ def train(
     """
     p = plan(algo, env, preset, **overrides)
     folder = Path(out) if out is not None else p.folder
-    require_device(p.run.device)
-    build_env(p).close()  # refuse a wrong environment before anything is written
+    require_fit(p)
     create_folder(p, folder, overwrite=overwrite)
     return run(folder, quiet=quiet)

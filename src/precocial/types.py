@@ -98,7 +98,7 @@ class EnvSpec(NamedTuple):
     """Number of distinct tasks of a finite family, None for a continuum."""
     task_dim: int
     """Size of ``task_features``, what ``oracle`` appends to the observation."""
-    trial_episodes: int = 1
+    trial_episodes: int | None = None
     """Episodes of one trial, where the family says so (a bandit's pulls)."""
     lanes_at_once: int = 4000
     """Lanes that fit in memory together; evaluation takes tasks in chunks of at most this many."""

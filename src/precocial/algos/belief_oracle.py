@@ -30,7 +30,8 @@ from precocial.algos.trials import (
     standardise,
     trial_metrics,
 )
-from precocial.nets.trial_policy import NoMemory, TrialPolicy
+from precocial.checks import widths
+from precocial.nets.trial_policy import MLP, TrialPolicy
 from precocial.types import Belief, EnvSpec, Metrics, Step, TaskEnv, Tasks, UserError
 
 
@@ -44,8 +45,7 @@ class BeliefOracleConfig(TrialConfig):
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
         super().__post_init__()
-        if not self.hidden or min(self.hidden) < 1:
-            raise UserError(f"--hidden is {self.hidden}; expected widths above 0, e.g. 64 64")
+        widths(self, "hidden")
 
 
 class ExactBelief:
@@ -109,7 +109,7 @@ class BeliefOracle(TrialMethod):
                 f"belief-oracle needs a family that knows its exact posterior and {spec.name} does "
                 "not; try bandit, tabular-mdp, grid-nav, grid-world or two-step"
             )
-        net = NoMemory(ExactBelief.input_dim(spec), cfg.hidden, rng)
+        net = MLP(ExactBelief.input_dim(spec), cfg.hidden, rng)
         self.prepare(
             cfg, spec, TrialPolicy(net, spec, cfg.trial_steps(spec), cfg.init_std, rng), device
         )
@@ -119,7 +119,7 @@ class BeliefOracle(TrialMethod):
         learner = self.make_learner(self.policy, tasks.num, self.cfg.lanes, rng, training=True)
         rollout = run_trials(env, tasks, learner, self.cfg, rng)
         batch = score(rollout, self.policy, self.cfg)
-        batch = standardise(batch, self.policy, first=not self.progress)
+        batch = standardise(batch, self.policy, first=not self.optimizer.state)
         losses = ppo_update(self.policy, batch, self.cfg, self.optimizer, self.progress, rng)
         return trial_metrics(rollout, self.num_stages) | losses
 

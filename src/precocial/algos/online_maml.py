@@ -95,7 +95,7 @@ class OnlineMAML(PolicyMethod):
         self, cfg: OnlineMAMLConfig, spec: EnvSpec, rng: torch.Generator, device: str = "cpu"
     ) -> None:
         super().__init__(cfg, spec, rng, device)
-        self.num_stages = spec.trial_episodes
+        self.num_stages = spec.trial_episodes or 1
         self.inner = Inner(cfg).to(device)
         parameters = [*self.policy.parameters(), *self.inner.parameters()]
         self.optimizer = torch.optim.Adam(parameters, cfg.outer_lr)

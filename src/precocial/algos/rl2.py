@@ -39,9 +39,9 @@ from precocial.algos.trials import (
     trial_metrics,
 )
 from precocial.checks import at_least
-from precocial.nets.gru import bfloat16_supported
-from precocial.nets.memory import MemoryKind, Precision, build_memory
-from precocial.nets.trial_policy import NoMemory, TrialPolicy
+from precocial.nets.gru import Precision
+from precocial.nets.memory import MemoryKind, build_memory
+from precocial.nets.trial_policy import MLP, TrialPolicy
 from precocial.types import EnvSpec, Metrics, Step, TaskEnv, Tasks, UserError
 
 
@@ -86,8 +86,6 @@ class RL2Config(TrialConfig):
             )
         if self.precision == "bfloat16" and self.memory != "gru":
             raise UserError(f"--precision bfloat16 is for --memory gru, not {self.memory}")
-        if self.precision == "bfloat16" and not bfloat16_supported():
-            raise UserError("--precision bfloat16: this processor has none; leave it out")
 
 
 class LastStep:
@@ -141,7 +139,7 @@ class RL2(TrialMethod):
         self, cfg: RL2Config, spec: EnvSpec, rng: torch.Generator, device: str = "cpu"
     ) -> None:
         inputs = LastStep.input_dim(spec, cfg)
-        embedding = NoMemory(inputs, (cfg.embed,), rng) if cfg.embed else None
+        embedding = MLP(inputs, (cfg.embed,), rng) if cfg.embed else None
         memory = build_memory(
             cfg.memory, cfg.embed or inputs, cfg.memory_size, rng,
             layers=cfg.layers, heads=cfg.heads, precision=cfg.precision,
@@ -155,7 +153,7 @@ class RL2(TrialMethod):
         learner = self.make_learner(self.policy, tasks.num, self.cfg.lanes, rng, training=True)
         rollout = run_trials(env, tasks, learner, self.cfg, rng)
         batch = score(rollout, self.policy, self.cfg, forgetful=self.cfg.forget)
-        batch = standardise(batch, self.policy, first=not self.progress)
+        batch = standardise(batch, self.policy, first=not self.optimizer.state)
         batch = self.with_memories(batch, learner)
         losses = ppo_update(self.policy, batch, self.cfg, self.optimizer, self.progress, rng)
         return trial_metrics(rollout, self.num_stages) | losses

@@ -98,8 +98,7 @@ class TrialConfig:
 
     def episodes(self, spec: EnvSpec) -> int:
         """Episodes of a trial on a family."""
-        own = spec.trial_episodes if spec.trial_episodes > 1 else DEFAULT_EPISODES
-        return self.episodes_per_trial or own
+        return self.episodes_per_trial or spec.trial_episodes or DEFAULT_EPISODES
 
 
 @runtime_checkable
@@ -190,7 +189,9 @@ class TrialLearner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue as the saved learner."""
-        self.memory, self.ended = dict(state["memory"]), state.get("ended")
+        # A transformer writes into its memory in place, so it must not be shared.
+        self.memory = {k: v.clone() for k, v in state["memory"].items()}
+        self.ended = state.get("ended")
         self.time = int(state["time"])
         self.context.load_state_dict(state["context"])
         self.policy.load_state_dict(state["policy"])
@@ -266,7 +267,7 @@ def score(
 
     valid = time_first(rollout.extra["valid"])
     ends = last_valid(valid.T).T
-    if forgetful:
+    if forgetful:  # a cleared memory counts the steps of an episode, so its end is no surprise
         ends = ends | time_first(rollout.terminated | rollout.truncated)
     value = policy.in_reward_units(time_first(rollout.extra["value"]))
     following = torch.cat([value[1:], torch.zeros_like(value[:1])])

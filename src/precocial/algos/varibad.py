@@ -38,9 +38,9 @@ from precocial.algos.trials import (
     standardise,
     trial_metrics,
 )
-from precocial.checks import at_least, positive
+from precocial.checks import at_least, positive, widths
 from precocial.nets.memory import GRU, State
-from precocial.nets.trial_policy import NoMemory, TrialPolicy
+from precocial.nets.trial_policy import MLP, TrialPolicy, linear
 from precocial.ops.elbo import chain_kl, log_likelihood
 from precocial.types import EnvSpec, Metrics, Rollout, Step, TaskEnv, Tasks, UserError
 
@@ -84,11 +84,12 @@ class VariBADConfig(TrialConfig):
         at_least(self, 0, "elbo_terms", "decode_steps", "kl_weight")
         at_least(self, 0, "reward_weight", "transition_weight")
         positive(self, "vae_lr")
-        for name in ("hidden", "decoder_hidden"):
-            widths = getattr(self, name)
-            if not widths or min(widths) < 1:
-                flag = "--" + name.replace("_", "-")
-                raise UserError(f"{flag} is {widths}; expected widths above 0, e.g. 64 64")
+        widths(self, "hidden", "decoder_hidden")
+        if not (self.reward_weight or self.transition_weight):
+            raise UserError(
+                "--reward-weight and --transition-weight are both 0; a belief is about one of them "
+                "at least"
+            )
 
 
 class Trials(NamedTuple):
@@ -114,7 +115,7 @@ class VAE(nn.Module):
         self.cfg = cfg
         o, a, z = spec.obs_dim, spec.action_dim, cfg.latent_dim
         self.gru = GRU(a + o + 1, cfg.encoder_size, rng, "float32")
-        self.posterior = NoMemory(cfg.encoder_size, (2 * z,), rng).layers[0]
+        self.posterior = linear(cfg.encoder_size, 2 * z, rng)
         self.reward = Decoder(z, 2 * o + a, cfg.decoder_hidden, 1, rng)
         self.transition = Decoder(z, o + a, cfg.decoder_hidden, o, rng)
 
@@ -146,22 +147,26 @@ class VAE(nn.Module):
 
         terms = _subset(steps + 1, cfg.elbo_terms, rng)
         decoded = _subset(steps, cfg.decode_steps, rng)
+        total, scale = counts.sum(), counts.shape[1] / terms.numel() * steps / decoded.numel()
         mean, log_var, counts = (x.index_select(1, terms) for x in (mean, log_var, counts))
         noise = torch.randn(mean.shape, generator=rng, device=mean.device)
         m = mean + noise * (0.5 * log_var).exp()  # (B, P, Z)
         part = Trials(*(x.index_select(1, decoded) for x in trials))
-        scale = steps / decoded.numel()
         losses = {"loss/kl_latent": kl}
         if cfg.reward_weight:
             inputs = torch.cat([part.obs, part.action, part.next_obs], -1)
-            losses["loss/reward_decoder"] = -scale * self._explained(
+            losses["loss/reward_decoder"] = -scale / total * self._explained(
                 self.reward(m, inputs), part.reward.unsqueeze(-1), part.valid, counts,
                 cfg.reward_likelihood,
             )  # fmt: skip
         if cfg.transition_weight:
             inputs = torch.cat([part.obs, part.action], -1)
-            losses["loss/transition_decoder"] = -scale * self._explained(
-                self.transition(m, inputs), part.next_obs, part.valid, counts, "gaussian"
+            losses["loss/transition_decoder"] = (
+                -scale
+                / total
+                * self._explained(
+                    self.transition(m, inputs), part.next_obs, part.valid, counts, "gaussian"
+                )
             )
         return losses
 
@@ -173,9 +178,9 @@ class VAE(nn.Module):
         counts: Float[Tensor, "b p"],
         likelihood: Literal["gaussian", "bernoulli"],
     ) -> Float[Tensor, ""]:
-        """Log-likelihood of the valid steps, summed, averaged over the posteriors that count."""
+        """Log-likelihood of the valid steps, summed over them and the posteriors that count."""
         each = log_likelihood(predicted, actual.unsqueeze(1).expand_as(predicted), likelihood)
-        return ((each * valid.unsqueeze(1)).sum(-1) * counts).sum() / counts.sum()
+        return ((each * valid.unsqueeze(1)).sum(-1) * counts).sum()
 
 
 class Decoder(nn.Module):
@@ -271,7 +276,7 @@ class VariBAD(TrialMethod):
     def __init__(
         self, cfg: VariBADConfig, spec: EnvSpec, rng: torch.Generator, device: str = "cpu"
     ) -> None:
-        net = NoMemory(Inferred.input_dim(spec, cfg), cfg.hidden, rng)
+        net = MLP(Inferred.input_dim(spec, cfg), cfg.hidden, rng)
         self.prepare(
             cfg, spec, TrialPolicy(net, spec, cfg.trial_steps(spec), cfg.init_std, rng), device
         )
@@ -283,7 +288,7 @@ class VariBAD(TrialMethod):
         learner = self.make_learner(self.policy, self.vae, tasks.num, self.cfg.lanes, rng, True)
         rollout = run_trials(env, tasks, learner, self.cfg, rng)
         batch = score(rollout, self.policy, self.cfg)
-        batch = standardise(batch, self.policy, first=not self.progress)
+        batch = standardise(batch, self.policy, first=not self.optimizer.state)
         losses = ppo_update(self.policy, batch, self.cfg, self.optimizer, self.progress, rng)
         losses |= self.infer(rollout, rng)
         return trial_metrics(rollout, self.num_stages) | losses

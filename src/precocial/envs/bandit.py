@@ -80,6 +80,7 @@ class Bandit(TensorTaskEnv):
     """
 
     name = "bandit"
+    trial_episodes: int
     obs_dim = 1
     action_kind = "discrete"
 

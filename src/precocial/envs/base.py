@@ -46,7 +46,7 @@ def log_uniform(
     return uniform(rng, shape, math.log(low), math.log(high)).exp()
 
 
-_RESIDUES: dict[Split, tuple[int, ...]] = {
+RESIDUES: dict[Split, tuple[int, ...]] = {
     "train": (0, 1, 2, 3, 4, 5, 6, 7), "valid": (8,), "test": (9,), "shifted": (9,),
 }  # fmt: skip
 
@@ -60,7 +60,7 @@ def split_uniform(
     train, 8 valid, 9 test. Each split covers the whole range evenly, and no value is in two.
     A family gives one of its task's numbers this treatment, which makes the tasks disjoint.
     """
-    residues = torch.tensor(_RESIDUES[split], device=rng.device)
+    residues = torch.tensor(RESIDUES[split], device=rng.device)
     choice = torch.randint(len(residues), shape, generator=rng, device=rng.device)
     group = torch.randint(1000, shape, generator=rng, device=rng.device)
     # Stay off the sliver's edges, where float32 rounding could cross into the neighbour.
@@ -100,7 +100,7 @@ class TensorTaskEnv:
     action_low: tuple[float, ...] = ()
     action_high: tuple[float, ...] = ()
     num_tasks: int | None = None
-    trial_episodes = 1
+    trial_episodes: int | None = None
 
     def __init__(self, cfg: EnvConfig, horizon: int) -> None:
         if horizon < 1:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from precocial.envs.base import _RESIDUES, EnvConfig, State, TensorTaskEnv
+from precocial.envs.base import RESIDUES, EnvConfig, State, TensorTaskEnv
 from precocial.envs.grid_world import Moves, board, moved, one_hot, standing, successors
 from precocial.types import Split, Tasks, UserError
 
@@ -126,7 +126,7 @@ class FrozenLake(TensorTaskEnv):
             hole = self.fixed.to(rng.device).expand(n, -1)
             return {"hole": hole, "id": torch.zeros(n, dtype=torch.long, device=rng.device)}
         chance = self.cfg.hole_chance + 0.1 * (split == "shifted")
-        wanted = torch.tensor(_RESIDUES[split], device=rng.device)
+        wanted = torch.tensor(RESIDUES[split], device=rng.device)
         found = torch.zeros(0, self.obs_dim, dtype=torch.bool, device=rng.device)
         while len(found) < n:
             shape = (CANDIDATES, self.obs_dim)

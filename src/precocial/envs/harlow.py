@@ -64,6 +64,7 @@ class Harlow(TensorTaskEnv):
     """
 
     name = "harlow"
+    trial_episodes: int
     action_kind = "discrete"
     action_dim = 2
     obs_dim = 5 * (2 * SIGHT + 1)

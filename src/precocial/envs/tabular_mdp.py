@@ -29,6 +29,8 @@ class TabularMDPConfig(EnvConfig):
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
         super().__post_init__()
+        if self.episodes < 1:
+            raise UserError(f"--env-episodes is {self.episodes}; expected 1 or more, try 10")
         if self.states < 1 or self.actions < 2:
             raise UserError(
                 f"--env-states {self.states} and --env-actions {self.actions}; expected at least "
@@ -91,6 +93,7 @@ class TabularMDP(TensorTaskEnv):
     """
 
     name = "tabular-mdp"
+    trial_episodes: int
     action_kind = "discrete"
 
     def __init__(self, cfg: TabularMDPConfig | None = None) -> None:

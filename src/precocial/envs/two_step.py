@@ -55,6 +55,7 @@ class TwoStep(TensorTaskEnv):
     """
 
     name = "two-step"
+    trial_episodes: int
     obs_dim = 3
     action_kind = "discrete"
     action_dim = 2

@@ -15,10 +15,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from precocial.nets.gru import gru_sequence, gru_step
+from precocial.nets.gru import Precision, gru_sequence, gru_step
 
 MemoryKind = Literal["gru", "lstm", "transformer"]
-Precision = Literal["float32", "bfloat16"]
 State = dict[str, Tensor]
 
 
@@ -101,6 +100,9 @@ class LSTM(nn.Module):
     def clear(self, state: State, lanes: Bool[Tensor, " b"]) -> State:
         """Forget everything on the given lanes."""
         return {k: v.masked_fill(lanes.unsqueeze(-1), 0.0) for k, v in state.items()}
+
+
+_CACHE = ("keys", "values")
 
 
 class Transformer(nn.Module):
@@ -207,8 +209,6 @@ class Transformer(nn.Module):
         angle = time.unsqueeze(-1) * rate
         return torch.cat([angle.sin(), angle.cos()], -1)
 
-
-_CACHE = ("keys", "values")
 
 Memory = GRU | LSTM | Transformer
 

@@ -13,17 +13,23 @@ from precocial.ops.losses import masked_mean
 from precocial.types import EnvSpec
 
 
-class NoMemory(nn.Module):
+def linear(inputs: int, outputs: int, rng: torch.Generator) -> nn.Linear:
+    """A layer with orthogonal weights of gain sqrt(2) and no bias at first."""
+    layer = nn.Linear(inputs, outputs)
+    layer.weight.data = orthogonal(outputs, inputs, rng) * 2**0.5
+    layer.bias.data.zero_()
+    return layer
+
+
+class MLP(nn.Module):
     """A multi-layer perceptron in the place of a memory, for inputs that say all there is."""
 
     def __init__(self, inputs: int, hidden: tuple[int, ...], rng: torch.Generator) -> None:
         super().__init__()
         sizes = (inputs, *hidden)
-        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes, sizes[1:], strict=False))
-        for layer in self.layers:
-            assert isinstance(layer, nn.Linear)
-            layer.weight.data = orthogonal(layer.out_features, layer.in_features, rng) * 2**0.5
-            layer.bias.data.zero_()
+        self.layers = nn.ModuleList(
+            linear(i, o, rng) for i, o in zip(sizes, sizes[1:], strict=False)
+        )
         self.size = sizes[-1]
 
     def initial(self, batch: int) -> State:
@@ -53,8 +59,8 @@ class TrialPolicy(nn.Module):
     The value head predicts what a lane will get beyond the running mean of all lanes at the same
     step of the trial, in units of the running spread around it. Most of a value is the time that
     is left, which tells tasks and actions not apart; a head in plain units would spend itself on
-    it. The head is rescaled when its units move, so that its predictions stay (as in PopArt,
-    van Hasselt et al. 2016).
+    it. When the spread moves the head is rescaled, so that what it predicts beyond the mean stays
+    (PopArt, van Hasselt et al. 2016; the mean per step is ours).
     """
 
     value_mean: Tensor
@@ -62,12 +68,12 @@ class TrialPolicy(nn.Module):
 
     def __init__(
         self,
-        memory: Memory | NoMemory,
+        memory: Memory | MLP,
         spec: EnvSpec,
         steps: int,
         init_std: float,
         rng: torch.Generator,
-        embedding: NoMemory | None = None,
+        embedding: MLP | None = None,
     ) -> None:
         super().__init__()
         self.memory, self.embedding = memory, embedding
@@ -124,7 +130,8 @@ class TrialPolicy(nn.Module):
         spread = masked_mean((target - mean.unsqueeze(1)).square(), valid).sqrt()
         known = self.value_mean[:steps]
         self.value_mean[:steps] = torch.where(count > 0, known + rate * (mean - known), known)
-        std = (self.value_std + rate * (spread - self.value_std)).clamp(min=1e-4)
+        std = self.value_std + rate * (spread - self.value_std)
+        std = torch.maximum(std, 0.1 * self.value_std).clamp(min=1e-4)  # no collapse without reward
         self.value_head.weight.mul_(self.value_std / std)
         self.value_head.bias.mul_(self.value_std / std)
         self.value_std.copy_(std)
