@@ -20,7 +20,7 @@ class Curve(NamedTuple):
     """Adaptation curve of one trained run."""
 
     returns: np.ndarray
-    """(N, stages): mean over lanes of the first whole episode's return."""
+    """(N, stages): mean over lanes of the stage's first whole episode, or the trial's episodes."""
     success: np.ndarray | None
     """(N, stages): share of lanes whose first episode succeeded; None where undefined."""
     episodes_seen: list[int]

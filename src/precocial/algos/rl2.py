@@ -14,7 +14,10 @@ The last reward of an episode and its end flag arrive with the first observation
 start of every episode: what it scores is what one robust policy can do, and the rest is the value
 of memory.
 
-Deviations: PPO instead of TRPO; advantages and value targets are normalised over the batch.
+Deviations: PPO instead of TRPO; advantages are normalised over the batch, values predicted beyond
+the mean of their step (``nets/trial_policy.py``); ``--embed`` and ``--previous-obs``, off by
+default, put a layer before the memory and s_{t-1} into its input. With ``--precision bfloat16``
+only training multiplies in bfloat16, so the first ratios differ from 1 by rounding.
 """
 
 from __future__ import annotations

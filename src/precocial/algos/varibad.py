@@ -12,8 +12,8 @@ Zintgraf, Shiarlis, Igl, Schulze, Gal, Hofmann, Whiteson 2020, https://arxiv.org
 At each t the decoders must explain the *whole* trial, past and future. The prior of step t is the
 posterior of t - 1, and that of step 0 is N(0, I).
 
-Deviations: the encoder trains on the trials of the iteration at hand, each on a fresh task, in
-place of a replay buffer (the paper runs 16 processes, here are hundreds of trials at a time), so a
+Deviations: the encoder trains on the trials of the iteration at hand, in
+place of a replay buffer (the paper runs 16 processes; here are hundreds of trials at a time), so a
 checkpoint needs no buffer. The policy reads sigma, not log sigma^2, which is large and negative
 wherever the task is known. As in the paper's experiments the RL loss does not reach the encoder.
 """
@@ -294,7 +294,7 @@ class VariBAD(TrialMethod):
         return trial_metrics(rollout, self.num_stages) | losses
 
     def infer(self, rollout: Rollout, rng: torch.Generator) -> Metrics:
-        """Several steps up the ELBO, each on other trials."""
+        """Several steps up the ELBO, on the trials in turn."""
         cfg = self.cfg
         trials = Trials(
             rollout.obs.flatten(0, 1), as_vector(rollout.action, self.spec).flatten(0, 1),
