@@ -94,6 +94,40 @@ def test_sinusoids_are_learned_in_a_few_gradient_steps():
     assert errors[10] < 1.8
 
 
+def trial_curve(name, iterations, **settings):
+    """Return of both episodes of a trial on hidden-sign."""
+    env = HiddenSign(EnvConfig(), horizon=1)
+    cfg = replace(ALGOS[name].config, num_tasks=200, outer_lr=5e-3, init_std=0.5, **settings)
+    algo = build(cfg, env.spec, generator(0, "init"))
+    for i in range(iterations):
+        algo.progress = i / iterations
+        tasks = env.sample_tasks(200, "train", generator(0, "tasks", i))
+        algo.meta_update(env, tasks, generator(0, "rollout", i))
+    tasks = env.sample_tasks(400, "test", generator(0, "test"))
+    return adaptation_curve(algo, env, tasks, stages=2, lanes=1, seed=1, greedy=True).returns.mean(
+        0
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("rl2", {"memory_size": 16}),
+        ("rl2", {"memory_size": 16, "memory": "lstm"}),
+        ("rl2", {"memory_size": 16, "memory": "transformer", "heads": 2}),
+        ("varibad", {"hidden": (16,), "vae_lr": 5e-3}),
+    ],
+)
+def test_learning_inside_a_trial_finds_the_sign(name, settings):
+    first, second = trial_curve(name, 60, **settings)
+    assert abs(first) < 0.3  # nobody can know the sign in the first episode
+    assert second > 0.9
+
+
+def test_without_memory_the_sign_stays_hidden():
+    assert all(abs(x) < 0.3 for x in trial_curve("domain-randomization", 30, memory_size=16))
+
+
 @pytest.mark.slow
 def test_point_nav_reaches_the_published_curve_within_a_quarter_of_the_budget(tmp_path):
     out = precocial.train(
@@ -121,3 +155,35 @@ def test_bandit_nears_the_bayes_optimum(tmp_path):
     out = precocial.train("maml", "bandit", out=tmp_path / "r", quiet=True, eval_every=0)
     result = precocial.evaluate(out, tasks=20_000)
     assert 6.5 <= result["trial_return_mean"] <= result["references"]["optimum"] + 0.05
+
+
+@pytest.mark.slow
+def test_a_memory_nears_the_bayes_optimum_on_bandits(tmp_path):
+    out = precocial.train("rl2", "bandit", out=tmp_path / "r", quiet=True, eval_every=0)
+    sampled = precocial.evaluate(out, tasks=50_000)["trial_return_mean"]
+    greedy = precocial.evaluate(out, tasks=50_000, greedy=True)["trial_return_mean"]
+    assert 6.58 < sampled < 6.70  # the optimum is 6.660, the standard error 0.010
+    assert 6.61 < greedy < 6.70
+
+
+@pytest.mark.slow
+def test_a_memory_searches_the_grid_once_and_then_goes_straight(tmp_path):
+    run = precocial.train("rl2", "grid-nav", out=tmp_path / "r", quiet=True, eval_every=0)
+    robust = precocial.train(
+        "domain-randomization", "grid-nav", out=tmp_path / "d", quiet=True, eval_every=0,
+        iterations=60,
+    )  # fmt: skip
+    result = precocial.evaluate(run, tasks=420, references=[robust])
+    first, second, third, fourth = (s["return_mean"] for s in result["stages"])
+    assert 3.0 < first < 4.2  # the best known search has 4.00
+    assert second > 8.5 and third > 10 and fourth > 10
+    blind = [s["return_mean"] for s in result["reference_curves"]["domain-randomization"]]
+    assert max(blind) < 4.5
+
+
+@pytest.mark.slow
+def test_harlow_is_learned_in_one_choice(tmp_path):
+    run = precocial.train("rl2", "harlow", out=tmp_path / "r", quiet=True, eval_every=0)
+    rates = [s["success_rate"] for s in precocial.evaluate(run, tasks=10_000)["stages"]]
+    assert abs(rates[0] - 0.5) < 0.02
+    assert min(rates[1:]) > 0.9
