@@ -85,13 +85,14 @@ _LAKE: dict[str, Any] = _GRID | {
     "previous_obs": True,
 }  # fmt: skip
 """Where a step led to a hole is one thing to remember: state, action and ending in one input."""
-_INFERENCE: dict[str, Any] = {
-    "gamma": 0.97, "ent_coef": 0.05, "latent_dim": 10, "hidden": (128, 128),
+_BELIEF: dict[str, Any] = _GRID | {"gamma": 0.97, "ent_coef": 0.05, "hidden": (128, 128)}
+"""With less entropy a policy on beliefs stops exploring before it has seen every cell."""
+_INFERENCE: dict[str, Any] = _BELIEF | {
+    "latent_dim": 10,
     "decoder_hidden": (64, 64), "vae_updates": 20, "vae_batch": 25, "vae_lr": 2e-3,
     "decode_steps": 0, "reward_likelihood": "bernoulli", "transition_weight": 0.0,
 }  # fmt: skip
-"""Rewards of two values, no transition decoder, as in the paper's grid. With less entropy it stops
-exploring before it has seen every cell."""
+"""Rewards of two values, no transition decoder, as in the paper's grid."""
 _VALID: dict[str, Any] = {"eval_tasks": 210}
 
 
@@ -142,7 +143,8 @@ PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
         "n10": Preset(500, _MDP, run=_VALID),
     },
     ("rl2", "grid-nav"): {"default": Preset(200, _GRID, run=_VALID)},
-    ("varibad", "grid-nav"): {"default": Preset(350, _GRID | _INFERENCE, run=_VALID)},
+    ("varibad", "grid-nav"): {"default": Preset(350, _INFERENCE, run=_VALID)},
+    ("belief-oracle", "grid-nav"): {"default": Preset(350, _BELIEF, run=_VALID)},
     ("rl2", "grid-world"): {"default": Preset(600, _WORLD, run=_VALID)},
     ("rl2", "frozen-lake"): {"default": Preset(200, _LAKE, run=_VALID)},
     ("rl2", "harlow"): {"default": Preset(60, {"outer_lr": 3e-3, "outer_epochs": 6}, run=_VALID)},
