@@ -72,7 +72,8 @@ _LONG: dict[str, Any] = {
     "gae_lambda": 0.3, "outer_lr": 4e-3, "num_tasks": 300, "outer_epochs": 6, "minibatches": 4,
 }  # fmt: skip
 _MDP: dict[str, Any] = _LONG | {
-    "outer_lr": 2e-3, "outer_epochs": 8, "memory_size": 128, "embed": 128, "previous_obs": True,
+    "gae_lambda": 0.8, "outer_lr": 2e-3, "outer_epochs": 8, "ent_coef": 0.03,
+    "anneal_entropy": True, "memory_size": 128, "embed": 128, "previous_obs": True,
 }  # fmt: skip
 _GRID: dict[str, Any] = {
     "num_tasks": 252, "gamma": 0.95, "outer_lr": 2e-3, "ent_coef": 0.01, "anneal_entropy": True,
@@ -135,12 +136,12 @@ PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
         "default": _pulls(10, 5, 50),
         "n10-k5": _pulls(10, 5, 50),
         "n10-k5-long": _pulls(10, 5, 200),
-        "n100-k5": _pulls(100, 5, 400),
+        "n100-k5": _pulls(100, 5, 700),
         "n100-k2": _pulls(100, 2, 200),
     },
     ("rl2", "tabular-mdp"): {
-        "default": Preset(500, _MDP, run=_VALID),
-        "n10": Preset(500, _MDP, run=_VALID),
+        "default": Preset(120, _MDP, run=_VALID),
+        "n10": Preset(120, _MDP, run=_VALID),
     },
     ("rl2", "grid-nav"): {"default": Preset(200, _GRID, run=_VALID)},
     ("varibad", "grid-nav"): {"default": Preset(350, _INFERENCE, run=_VALID)},
