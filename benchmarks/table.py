@@ -18,9 +18,9 @@ from precocial.library import expand_runs
 from precocial.rows import read_rows
 
 
-def describe(folder: Path) -> tuple[list[dict], str]:
-    """CSV rows of one folder, and its line of the Markdown table."""
-    result = json.loads(next(iter(sorted((folder / "eval").glob("test-*.json")))).read_text())
+def describe(folder: Path, evaluation: Path) -> tuple[list[dict], str]:
+    """CSV rows of one evaluation of a folder, and its line of the Markdown table."""
+    result = json.loads(evaluation.read_text())
     runs = expand_runs([folder])
     configs = [yaml.safe_load((run / "config.yaml").read_text()) for run in runs]
     logs = [read_rows(run / "metrics.jsonl") for run in runs]
@@ -31,7 +31,8 @@ def describe(folder: Path) -> tuple[list[dict], str]:
     common = {
         "env": result["env"], "algorithm": result["algorithm"], "preset": result["preset"],
         "seeds": " ".join(map(str, result["run_seeds"])), "tasks": result["num_tasks"],
-        "lanes": result["lanes"], "env_steps": int(steps),
+        "lanes": result["lanes"], "actions": "most likely" if result["greedy"] else "sampled",
+        "env_steps": int(steps),
         "commit": configs[0]["precocial"]["commit"], "machine": configs[0]["machine"],
         "seconds_per_seed": round(sum(seconds) / len(seconds)),
     }  # fmt: skip
@@ -40,6 +41,7 @@ def describe(folder: Path) -> tuple[list[dict], str]:
             "stage": s["stage"], "return_mean": s["return_mean"], "return_iqm": s["return_iqm"],
             "ci95_low": s["ci95"][0], "ci95_high": s["ci95"][1],
             "seed_means": " ".join(f"{x:.4f}" for x in s["seed_means"]),
+            "success_rate": s.get("success_rate", ""),
         }
         for s in result["stages"]
     ]  # fmt: skip
@@ -51,7 +53,14 @@ def describe(folder: Path) -> tuple[list[dict], str]:
                 "seed_means": " ".join(f"{x:.4f}" for x in result["trial_return_seeds"]),
             }
         )  # fmt: skip
-        cells = [f"trial {result['trial_return_mean']:.3f}"]
+        cells = [common["actions"], f"trial {result['trial_return_mean']:.3f}"]
+        for name, total in result["references"].items():
+            if total is not None:
+                rows.append(
+                    common | {"algorithm": name, "seeds": "", "env_steps": "", "commit": "",
+                              "machine": "", "seconds_per_seed": "", "stage": "trial",
+                              "actions": "", "return_mean": total}
+                )  # fmt: skip
     else:
         cells = [
             f"{s['return_mean']:.2f} (IQM {s['return_iqm']:.2f}, {s['ci95'][0]:.2f} .. "
@@ -73,9 +82,10 @@ def main() -> None:
     args = parser.parse_args()
     rows: list[dict] = []
     for folder in args.folders:
-        more, line = describe(folder)
-        rows += more
-        print(line)
+        for evaluation in sorted((folder / "eval").glob("test-*.json")):
+            more, line = describe(folder, evaluation)
+            rows += [row for row in more if row not in rows]
+            print(line)
     with args.out.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
