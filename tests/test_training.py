@@ -215,7 +215,7 @@ def test_an_iteration_that_is_not_finite_is_skipped_and_counted(tmp_path):
 def test_three_in_a_row_stop_the_run_with_advice_and_a_good_checkpoint(tmp_path):
     one = loop(tmp_path, iterations=9)
     spoil(one, {2, 3, 4})
-    with pytest.raises(UserError, match="try a smaller --inner-lr"):
+    with pytest.raises(UserError, match="try a smaller rate"):
         one.run()
     state = checkpoint.load(tmp_path / "r" / "checkpoint" / "last.safetensors")
     assert torch.isfinite(state["algorithm"]["policy"]["weight_0"]).all()
