@@ -136,7 +136,7 @@ PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
         "default": _pulls(10, 5, 50),
         "n10-k5": _pulls(10, 5, 50),
         "n10-k5-long": _pulls(10, 5, 200),
-        "n100-k5": _pulls(100, 5, 700),
+        "n100-k5": _pulls(100, 5, 400),
         "n100-k2": _pulls(100, 2, 200),
     },
     ("rl2", "tabular-mdp"): {
@@ -150,7 +150,7 @@ PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
     ("rl2", "frozen-lake"): {"default": Preset(200, _LAKE, run=_VALID)},
     ("rl2", "harlow"): {"default": Preset(60, {"outer_lr": 3e-3, "outer_epochs": 6}, run=_VALID)},
     ("rl2", "two-step"): {
-        "default": Preset(150, _LONG | {"gae_lambda": 0.8, "memory_size": 48}, run=_VALID)
+        "default": Preset(80, _LONG | {"gae_lambda": 0.8, "memory_size": 48}, run=_VALID)
     },
 }
 
