@@ -29,7 +29,8 @@ def describe(folder: Path, evaluation: Path) -> tuple[list[dict], str]:
     ]
     steps = max((rows[-1]["env_steps"] for rows in logs if rows), default=0)
     common = {
-        "env": result["env"], "algorithm": result["algorithm"], "preset": result["preset"],
+        "run": folder.name, "env": result["env"], "algorithm": result["algorithm"],
+        "preset": result["preset"],
         "seeds": " ".join(map(str, result["run_seeds"])), "tasks": result["num_tasks"],
         "lanes": result["lanes"], "actions": "most likely" if result["greedy"] else "sampled",
         "env_steps": int(steps),
