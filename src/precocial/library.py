@@ -14,6 +14,7 @@ from torch import Tensor
 
 from precocial import checkpoint
 from precocial.algos import ALGOS, CLASSES
+from precocial.envs import SAME_TASKS
 from precocial.envs.base import TensorTaskEnv
 from precocial.envs.oracle import OracleEnv
 from precocial.evaluation import Curve, adaptation_curve, summarise
@@ -273,8 +274,7 @@ def stage_unit(p: Plan) -> str:
 
 def _family(p: Plan) -> tuple[str, dict[str, Any]]:
     """What two runs must share to be scored on the same tasks."""
-    ignored = {"threads", "workers", "step_timeout", "train_tasks", "action_scale"}
-    return p.env, {k: v for k, v in vars(p.env_config).items() if k not in ignored}
+    return p.env, {k: v for k, v in vars(p.env_config).items() if k not in SAME_TASKS}
 
 
 def _write(path: Path, text: str) -> None:

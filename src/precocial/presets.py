@@ -13,6 +13,7 @@ from typing import Any
 from precocial.algos import ALGOS
 from precocial.algos.gradient import GradientConfig
 from precocial.algos.online_maml import OnlineMAMLConfig
+from precocial.algos.trials import TrialConfig
 from precocial.envs import ENVS
 from precocial.types import UserError
 
@@ -36,7 +37,7 @@ OWN_TRIALS = Preset(100, {"num_tasks": 200})
 """One trial a task needs more tasks."""
 
 JOINT = ("multi-task", "oracle", "scratch")
-IN_TRIAL = ("rl2", "domain-randomization", "varibad", "belief-oracle")
+IN_TRIAL = [name for name, entry in ALGOS.items() if isinstance(entry.config, TrialConfig)]
 """Methods that learn inside a trial; they borrow RL2's presets, the others MAML's."""
 
 _NAV_FAST: dict[str, Any] = {
@@ -175,9 +176,8 @@ def find(algo: str, env: str, name: str) -> Preset:
     if name in table:
         preset = table[name]
     elif name == "default":
-        preset = Preset() if env in ENVS else OWN_ENVIRONMENT
-        if env not in ENVS and algo in IN_TRIAL:
-            preset = OWN_TRIALS
+        theirs = OWN_TRIALS if algo in IN_TRIAL else OWN_ENVIRONMENT
+        preset = Preset() if env in ENVS else theirs
     else:
         raise nearest(name, [*dict.fromkeys([*table, "default"])], f"preset for {algo} on {env}")
     if own:

@@ -24,11 +24,6 @@ from precocial.algos.trials import (
     TrialConfig,
     TrialLearner,
     TrialMethod,
-    ppo_update,
-    run_trials,
-    score,
-    standardise,
-    trial_metrics,
 )
 from precocial.checks import widths
 from precocial.nets.trial_policy import MLP, TrialPolicy
@@ -117,11 +112,7 @@ class BeliefOracle(TrialMethod):
     def meta_update(self, env: TaskEnv, tasks: Tasks, rng: torch.Generator) -> Metrics:
         """One trial on every lane, then PPO on all of them."""
         learner = self.make_learner(self.policy, tasks.num, self.cfg.lanes, rng, training=True)
-        rollout = run_trials(env, tasks, learner, self.cfg, rng)
-        batch = score(rollout, self.policy, self.cfg)
-        batch = standardise(batch, self.policy, first=not self.optimizer.state)
-        losses = ppo_update(self.policy, batch, self.cfg, self.optimizer, self.progress, rng)
-        return trial_metrics(rollout, self.num_stages) | losses
+        return self.improve(env, tasks, learner, rng)[1]
 
     def learner(self, num_tasks: int, lanes: int, rng: torch.Generator) -> TrialLearner:
         """A learner on a copy of the network, at the start of its trial."""

@@ -31,15 +31,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from precocial.algos.trials import (
-    TrialBatch,
     TrialConfig,
     TrialLearner,
     TrialMethod,
-    ppo_update,
-    run_trials,
-    score,
-    standardise,
-    trial_metrics,
+    as_vector,
 )
 from precocial.checks import at_least
 from precocial.nets.gru import Precision
@@ -114,9 +109,7 @@ class LastStep:
     def observe(self, action: Tensor, step: Step) -> None:
         """Keep a_t, r_t and d_t for the next input."""
         ended = (step.terminated | step.truncated).to(step.reward)
-        taken = action
-        if self.spec.action_kind == "discrete":
-            taken = torch.nn.functional.one_hot(action, self.spec.action_dim).to(step.reward)
+        taken = as_vector(action, self.spec)
         last = torch.cat([taken, step.reward.unsqueeze(-1), ended.unsqueeze(-1)], -1).flatten(0, 1)
         if self.cfg.previous_obs:
             last = torch.cat([last, self.obs], -1)
@@ -154,18 +147,7 @@ class RL2(TrialMethod):
     def meta_update(self, env: TaskEnv, tasks: Tasks, rng: torch.Generator) -> Metrics:
         """One trial on every lane, then PPO on all of them."""
         learner = self.make_learner(self.policy, tasks.num, self.cfg.lanes, rng, training=True)
-        rollout = run_trials(env, tasks, learner, self.cfg, rng)
-        batch = score(rollout, self.policy, self.cfg, forgetful=self.cfg.forget)
-        batch = standardise(batch, self.policy, first=not self.optimizer.state)
-        batch = self.with_memories(batch, learner)
-        losses = ppo_update(self.policy, batch, self.cfg, self.optimizer, self.progress, rng)
-        return trial_metrics(rollout, self.num_stages) | losses
-
-    def with_memories(self, batch: TrialBatch, learner: TrialLearner) -> TrialBatch:
-        """Each trial, or each piece of one, with the memory that it began with."""
-        if self.cfg.max_seq_len:
-            return batch.pieces(self.cfg.max_seq_len, learner.snapshots)
-        return batch._replace(memory=self.policy.memory.initial(batch.valid.shape[1]))
+        return self.improve(env, tasks, learner, rng)[1]
 
     def learner(self, num_tasks: int, lanes: int, rng: torch.Generator) -> TrialLearner:
         """A learner on a copy of the network, at the start of its trial."""

@@ -118,6 +118,13 @@ class Context(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+def as_vector(action: Tensor, spec: EnvSpec) -> Float[Tensor, "*b a"]:
+    """One-hot for discrete actions, the raw sample for continuous ones."""
+    if spec.action_kind == "box":
+        return action
+    return torch.nn.functional.one_hot(action, spec.action_dim).float()
+
+
 class TrialLearner:
     """Acts through a trial; learns in its context and memory alone.
 
@@ -372,6 +379,23 @@ class TrialMethod:
         self.cfg, self.spec, self.policy = cfg, spec, policy.to(device)
         self.num_stages = cfg.episodes(spec)
         self.optimizer = torch.optim.Adam(self.policy.parameters(), cfg.outer_lr, eps=1e-5)
+
+    def improve(
+        self, env: TaskEnv, tasks: Tasks, learner: TrialLearner, rng: torch.Generator
+    ) -> tuple[Rollout, Metrics]:
+        """One trial on every lane by a learner that records, then PPO on all of them."""
+        rollout = run_trials(env, tasks, learner, self.cfg, rng)
+        batch = score(rollout, self.policy, self.cfg, forgetful=learner.forgetful)
+        batch = standardise(batch, self.policy, first=not self.optimizer.state)
+        batch = self.with_memories(batch, learner)
+        losses = ppo_update(self.policy, batch, self.cfg, self.optimizer, self.progress, rng)
+        return rollout, trial_metrics(rollout, self.num_stages) | losses
+
+    def with_memories(self, batch: TrialBatch, learner: TrialLearner) -> TrialBatch:
+        """Each trial, or each piece of one, with the memory that it began with."""
+        if learner.snapshot_every:
+            return batch.pieces(learner.snapshot_every, learner.snapshots)
+        return batch._replace(memory=self.policy.memory.initial(batch.valid.shape[1]))
 
     def test_lrs(self, num_updates: int) -> list[float]:
         """Nothing is updated."""

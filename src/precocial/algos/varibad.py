@@ -32,11 +32,7 @@ from precocial.algos.trials import (
     TrialConfig,
     TrialLearner,
     TrialMethod,
-    ppo_update,
-    run_trials,
-    score,
-    standardise,
-    trial_metrics,
+    as_vector,
 )
 from precocial.checks import at_least, positive, widths
 from precocial.nets.memory import GRU, State
@@ -261,13 +257,6 @@ class Inferred:
         self.state = state.get("memory")
 
 
-def as_vector(action: Tensor, spec: EnvSpec) -> Float[Tensor, "*b a"]:
-    """One-hot for discrete actions, the raw sample for continuous ones."""
-    if spec.action_kind == "box":
-        return action
-    return torch.nn.functional.one_hot(action, spec.action_dim).float()
-
-
 class VariBAD(TrialMethod):
     """PPO on an inferred belief, and the inference itself."""
 
@@ -286,12 +275,8 @@ class VariBAD(TrialMethod):
     def meta_update(self, env: TaskEnv, tasks: Tasks, rng: torch.Generator) -> Metrics:
         """One trial on every lane; PPO on the policy, then the ELBO on encoder and decoders."""
         learner = self.make_learner(self.policy, self.vae, tasks.num, self.cfg.lanes, rng, True)
-        rollout = run_trials(env, tasks, learner, self.cfg, rng)
-        batch = score(rollout, self.policy, self.cfg)
-        batch = standardise(batch, self.policy, first=not self.optimizer.state)
-        losses = ppo_update(self.policy, batch, self.cfg, self.optimizer, self.progress, rng)
-        losses |= self.infer(rollout, rng)
-        return trial_metrics(rollout, self.num_stages) | losses
+        rollout, metrics = self.improve(env, tasks, learner, rng)
+        return metrics | self.infer(rollout, rng)
 
     def infer(self, rollout: Rollout, rng: torch.Generator) -> Metrics:
         """Several steps up the ELBO, on the trials in turn."""

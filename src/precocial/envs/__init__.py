@@ -92,6 +92,10 @@ ENVS: dict[str, Family] = {
 }  # fmt: skip
 
 
+SAME_TASKS = frozenset(("threads", "workers", "step_timeout", "train_tasks", "action_scale"))
+"""Options of a family in which runs may differ and still face the same tasks."""
+
+
 def env_config(name: str, **fields: Any) -> EnvConfig:
     """Settings of a family, or of the adapter for any other environment."""
     if name in ENVS:

@@ -186,7 +186,7 @@ class Harlow(TensorTaskEnv):
                 picture.line([(offset, -0.3), (offset, 0.3)], "ink", width=0.1)
         else:
             for name, shift in (("rewarded", aside), ("other", -aside)):
-                place = (offset + shift + CELLS // 2) % CELLS - CELLS // 2
+                place = int(_around(state["offset"] + shift))
                 if abs(place) <= SIGHT:
                     channels = (255 * tasks[name] / brightest).long().tolist()
                     picture.polygon(_box(place, 0.46), "#{:02x}{:02x}{:02x}".format(*channels))

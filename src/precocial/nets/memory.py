@@ -21,7 +21,15 @@ MemoryKind = Literal["gru", "lstm", "transformer"]
 State = dict[str, Tensor]
 
 
-class GRU(nn.Module):
+class _Recurrent(nn.Module):
+    """A memory whose state is all zeros where it knows nothing."""
+
+    def clear(self, state: State, lanes: Bool[Tensor, " b"]) -> State:
+        """Forget everything on the given lanes."""
+        return {k: v.masked_fill(lanes.unsqueeze(-1), 0.0) for k, v in state.items()}
+
+
+class GRU(_Recurrent):
     """Gated recurrent unit (Cho et al. 2014), PyTorch's variant of it."""
 
     def __init__(self, inputs: int, size: int, rng: torch.Generator, precision: Precision) -> None:
@@ -50,12 +58,8 @@ class GRU(nn.Module):
         h = gru_step(x, state["h"], self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         return h, {"h": h}
 
-    def clear(self, state: State, lanes: Bool[Tensor, " b"]) -> State:
-        """Forget everything on the given lanes."""
-        return {k: v.masked_fill(lanes.unsqueeze(-1), 0.0) for k, v in state.items()}
 
-
-class LSTM(nn.Module):
+class LSTM(_Recurrent):
     """Long short-term memory (Hochreiter and Schmidhuber 1997); forget bias 1."""
 
     def __init__(self, inputs: int, size: int, rng: torch.Generator) -> None:
@@ -96,10 +100,6 @@ class LSTM(nn.Module):
             x, (state["h"], state["c"]), self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
         )
         return h, {"h": h, "c": c}
-
-    def clear(self, state: State, lanes: Bool[Tensor, " b"]) -> State:
-        """Forget everything on the given lanes."""
-        return {k: v.masked_fill(lanes.unsqueeze(-1), 0.0) for k, v in state.items()}
 
 
 _CACHE = ("keys", "values")

@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from precocial.envs import SAME_TASKS
 from precocial.errors import UserError
 from precocial.rows import read_rows
 from precocial.statistics import bootstrap_interval, interquartile_mean
@@ -22,8 +23,6 @@ UPDATED = ("multi-task", "oracle", "scratch")
 """References that adapt by updates alone: through a trial of episodes they stay as they are."""
 REFERENCES = (*UPDATED, "domain-randomization")
 """Algorithms that others are compared with; they are not expected to gain from adapting."""
-SAME_TASKS = frozenset(("threads", "workers", "step_timeout", "train_tasks", "action_scale"))
-"""Options of a family in which runs may differ and still face the same tasks."""
 
 Kind = tuple[str, str, bool, str, int]
 
