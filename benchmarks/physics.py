@@ -25,6 +25,7 @@ from mujoco.rollout import Rollout
 
 from precocial.algos.gradient import Actor
 from precocial.envs.mujoco.half_cheetah import HalfCheetahDir, HalfCheetahDirConfig
+from precocial.envs.mujoco.half_cheetah_slope import HalfCheetahSlope, HalfCheetahSlopeConfig
 from precocial.nets.mlp import Policy
 from precocial.ops.params import expand
 from precocial.rollout import collect
@@ -76,15 +77,15 @@ class Bare:
     def __init__(self, env, threads, lanes, steps):
         self.pool = Rollout(nthread=threads)
         self.data = [mujoco.MjData(env.model) for _ in range(threads)]
-        self.models, self.skip = [env.model] * lanes, env.frame_skip
+        self.skip = env.frame_skip
         self.state = np.zeros((lanes, steps * self.skip, env.rest.size))
 
-    def run(self, start, controls):
-        """Seconds to replay ``controls``, each held for a frame skip."""
+    def run(self, models, start, controls):
+        """Seconds to replay ``controls`` on a model per lane, each held for a frame skip."""
         control = controls.repeat(self.skip, 1)
         began = time.perf_counter()
         self.pool.rollout(
-            self.models, self.data, start, control,
+            models, self.data, start, control,
             nstep=control.shape[1], state=self.state, skip_checks=True,
         )  # fmt: skip
         return time.perf_counter() - began
@@ -106,23 +107,33 @@ def main():
         "ours": HalfCheetahDir(config),
         "ours, a model per task": OwnModel(config),
         "ours, exact": HalfCheetahDir(exact),
+        "slopes, a model per task": HalfCheetahSlope(
+            HalfCheetahSlopeConfig(threads=args.threads, action_scale=10.0)
+        ),
     }
     threads = envs["ours"].threads
     total = args.tasks * args.lanes * args.steps
-    bare = Bare(envs["ours"], threads, args.tasks * args.lanes, args.steps)
-    rates: dict[str, list[float]] = {kind: [] for kind in ["bare mj_step", *envs]}
+    # Slopes are another world than the plane: they are measured against bare slopes.
+    bare = {
+        "bare mj_step": Bare(envs["ours"], threads, args.tasks * args.lanes, args.steps),
+        "bare slopes": Bare(
+            envs["slopes, a model per task"], threads, args.tasks * args.lanes, args.steps
+        ),
+    }
+    against = dict.fromkeys([*envs, "bare mj_step"], "bare mj_step")
+    against |= dict.fromkeys(["slopes, a model per task", "bare slopes"], "bare slopes")
+    rates: dict[str, list[float]] = {kind: [] for kind in [*bare, *envs]}
     for repeat in range(args.repeats + 1):
         for kind, env in envs.items():
             tasks = env.sample_tasks(args.tasks, "train", torch.Generator().manual_seed(repeat))
             seconds, start, controls = run_ours(env, tasks, args.lanes, args.steps)
             if repeat:  # the first round warms up
                 rates[kind].append(total / seconds)
-            if kind == "ours":
-                seconds = bare.run(start, controls)
+            if kind in ("ours", "slopes, a model per task"):
+                seconds = bare[against[kind]].run(env.models, start, controls)
                 if repeat:
-                    rates["bare mj_step"].append(total / seconds)
+                    rates[against[kind]].append(total / seconds)
 
-    bare_rates = rates["bare mj_step"]
     whole = meta_training(args.threads, 3)
     result = {
         "what": "HalfCheetah, 64-64 policy in the loop, against bare mj_step",
@@ -131,13 +142,15 @@ def main():
         "torch": torch.__version__, "mujoco": mujoco.__version__,
         "env_steps_per_s": {k: round(statistics.median(v)) for k, v in rates.items()},
         "ratio_to_bare": {
-            k: round(statistics.median(a / b for a, b in zip(v, bare_rates, strict=True)), 3)
+            k: round(
+                statistics.median(a / b for a, b in zip(v, rates[against[k]], strict=True)), 3
+            )
             for k, v in rates.items()
         },
     }  # fmt: skip
     result["env_steps_per_s"]["ProMP meta-training"] = round(statistics.median(whole))
     result["ratio_to_bare"]["ProMP meta-training"] = round(
-        statistics.median(whole) / statistics.median(bare_rates), 3
+        statistics.median(whole) / statistics.median(rates["bare mj_step"]), 3
     )
     for kind, ratio in result["ratio_to_bare"].items():
         print(f"{kind:24s} {ratio:5.2f} of bare  {result['env_steps_per_s'][kind]:8,d} env steps/s")

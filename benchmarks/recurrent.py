@@ -96,7 +96,7 @@ def product_rates(matrix: Tensor) -> dict[str, float]:
     flops = 2 * len(matrix) ** 3 / 1e9
     return {
         "torch.mm": flops / seconds(torch.mm, matrix, matrix),
-        "gru": flops / seconds(gru._affine, matrix[0], matrix, matrix),
+        "gru": flops / seconds(gru.affine, matrix[0], matrix, matrix),
     }
 
 

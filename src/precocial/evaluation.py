@@ -7,13 +7,25 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from precocial.ops.returns import episode_returns, first_episode_return
+from precocial.algos.model_based import ModelErrors
+from precocial.ops.returns import episode_index, episode_returns, first_episode_return
 from precocial.rollout import collect
 from precocial.seeding import generator
 from precocial.statistics import bootstrap_interval, interquartile_mean
-from precocial.types import Algorithm, Learner, Step, TaskEnv, Tasks
+from precocial.types import Algorithm, Learner, Rollout, Step, TaskEnv, Tasks
 
 RESAMPLED_VALUES = 4_000_000
+
+
+class Recovery(NamedTuple):
+    """What a run earned before, at and after the world changed during an episode."""
+
+    every: int
+    """Steps that a return is summed over."""
+    start: list[int]
+    """First step of every sum, counted from the change."""
+    returns: np.ndarray
+    """(N, bins): mean over lanes; NaN where no lane of the task was in its episode then."""
 
 
 class Curve(NamedTuple):
@@ -27,6 +39,8 @@ class Curve(NamedTuple):
     """Whole episodes per task that had been observed before each stage, on average."""
     env_steps_seen: list[int]
     """The same in environment steps."""
+    recovery: Recovery | None = None
+    """Around a change of the world during the first episode, where the family can have one."""
 
 
 class Onlooker:
@@ -65,16 +79,23 @@ def adaptation_curve(
     """
     size = max(1, env.spec.lanes_at_once // lanes)
     parts, observed = [], np.zeros(stages)
+    recoveries: list[Recovery] = []
     steps = np.zeros(stages)  # of all lanes, in each stage
     for start in range(0, tasks.num, size):
         part = tasks.select(slice(start, start + size))
         rng = generator(seed, "evaluate", start, device=device)
         learner = algorithm.learner(part.num, lanes, rng)
         if algorithm.stage_unit == "episode":
-            table, lengths = _trial(learner, env, part, stages, lanes, rng, explore=not greedy)
+            rollout = collect(
+                env, part, learner, lanes, stages * env.spec.horizon, rng,
+                explore=not greedy, episodes=stages,
+            )  # fmt: skip
+            table, lengths = _trial(rollout, stages)
             parts.append(table)
             observed += lanes * part.num
             steps += lengths
+            if "info/switched" in rollout.extra:
+                recoveries.append(recovery(rollout, env.spec.horizon))
             continue
         columns = []
         for stage in range(stages):
@@ -100,17 +121,14 @@ def adaptation_curve(
         table[1] if len(table) > 1 else None,
         [round(x) for x in (np.cumsum(observed) - observed) / tasks.num],
         [round(x) for x in (np.cumsum(steps) - steps) / tasks.num],
+        recoveries[0]._replace(returns=np.concatenate([r.returns for r in recoveries]))
+        if recoveries
+        else None,
     )
 
 
-def _trial(
-    learner: Learner, env: TaskEnv, tasks: Tasks, stages: int, lanes: int, rng: torch.Generator,
-    *, explore: bool,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """One trial of ``stages`` episodes: scores (1 or 2, n, stages), and steps of each stage."""
-    rollout = collect(
-        env, tasks, learner, lanes, stages * env.spec.horizon, rng, explore=explore, episodes=stages
-    )
+def _trial(rollout: Rollout, stages: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of a trial of ``stages`` episodes: scores (1 or 2, n, stages), and steps of each stage."""
     ended = rollout.terminated | rollout.truncated
     table = [episode_returns(rollout.reward, ended, stages).mean(1)]
     if "info/success" in rollout.extra:
@@ -118,6 +136,33 @@ def _trial(
         table.append(hits.float().mean(1))
     lengths = episode_returns(torch.ones_like(rollout.reward), ended, stages).sum((0, 1))
     return torch.stack(table).cpu().double().numpy(), lengths.cpu().double().numpy()
+
+
+def recovery(rollout: Rollout, horizon: int) -> Recovery:
+    """Returns per 50 steps (per twentieth of an episode shorter than 400) around the change.
+
+    Of the first episode of every lane, in whole sums; a lane that ended early earns nothing for the
+    rest of the horizon, one that ended before the change is left out.
+    """
+    every = 50 if horizon >= 400 else max(1, horizon // 20)
+    first = episode_index(rollout.terminated | rollout.truncated)[..., :horizon] == 0
+    reward = (rollout.reward[..., :horizon] * first).cpu().double().numpy()
+    switched = (rollout.extra["info/switched"][..., :horizon].bool() & first).cpu().numpy()
+    missing = horizon - reward.shape[-1]
+    reward = np.pad(reward, ((0, 0), (0, 0), (0, missing)))
+    at = np.where(switched.any(-1), switched.argmax(-1), -1)  # (N, E)
+    bins = range(-(horizon // every), horizon // every)
+    total = np.concatenate([np.zeros((*at.shape, 1)), reward.cumsum(-1)], -1)
+    columns = []
+    for k in bins:
+        begin, end = at + k * every, at + (k + 1) * every
+        whole = (at >= 0) & (begin >= 0) & (end <= horizon)
+        picked = [np.take_along_axis(total, np.clip(x, 0, horizon)[..., None], -1)[..., 0]
+                  for x in (begin, end)]  # fmt: skip
+        earned = np.where(whole, picked[1] - picked[0], 0.0).sum(1)
+        count = whole.sum(1)
+        columns.append(np.where(count > 0, earned / np.maximum(count, 1), np.nan))
+    return Recovery(every, [k * every for k in bins], np.stack(columns, -1))
 
 
 def summarise(curves: list[Curve], *, intervals: bool = True) -> dict[str, Any]:
@@ -147,8 +192,49 @@ def summarise(curves: list[Curve], *, intervals: bool = True) -> dict[str, Any]:
             row["success_rate"] = float(success[:, :, k].mean())
         stages.append(row)
     per_task = scores.mean(0)[:1000]
-    return {
+    around = [c.recovery for c in curves if c.recovery is not None]
+    return ({"recovery": summarise_recovery(around)} if around else {}) | {
         "stages": stages,
         "per_task_return": [[float(x) for x in row] for row in per_task],
         "success_rate": stages[-1].get("success_rate"),
+    }
+
+
+COMMON = 0.5
+"""Share of the tasks that a sum around the change must exist for, to be shown."""
+
+
+def summarise_recovery(parts: list[Recovery]) -> dict[str, Any]:
+    """Mean over seeds and tasks of every sum, with its bootstrap interval."""
+    table = np.stack([part.returns for part in parts])  # (S, N, bins)
+    known = np.isfinite(table)
+    shown = np.flatnonzero(known.mean((0, 1)) >= COMMON)
+    rows: dict[str, Any] = {"every": parts[0].every, "start": [], "return": [], "ci95": []}
+    for k in shown:
+        tasks = known[..., k].all(0)
+        if not tasks.any():
+            continue
+        column = table[:, tasks, k]
+        rows["start"].append(parts[0].start[k])
+        rows["return"].append(float(column.mean()))
+        rows["ci95"].append(list(bootstrap_interval(column, 1000, trim=False)))
+    return rows
+
+
+def summarise_errors(errors: list[ModelErrors]) -> dict[str, Any]:
+    """Next-state error before and after adapting, with bootstrap intervals over seeds and tasks."""
+    out: dict[str, Any] = {}
+    for name in ("unadapted", "adapted"):
+        table = np.stack([getattr(e, name) for e in errors])  # (S, N)
+        out[name] = float(table.mean())
+        out[f"{name}_ci95"] = list(bootstrap_interval(table, 1000, trim=False))
+        out[f"{name}_seeds"] = [float(x) for x in table.mean(1)]
+    curves = [e.by_transitions for e in errors]
+    return out | {
+        "by_transitions": {
+            "since": errors[0].since,
+            "transitions": list(range(curves[0].shape[1])),
+            "unadapted": [float(x) for x in np.mean([c[0] for c in curves], 0)],
+            "adapted": [float(x) for x in np.mean([c[1] for c in curves], 0)],
+        }
     }

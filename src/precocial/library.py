@@ -14,10 +14,11 @@ from torch import Tensor
 
 from precocial import checkpoint
 from precocial.algos import ALGOS, CLASSES
+from precocial.algos.model_based import ModelBased
 from precocial.envs import SAME_TASKS
 from precocial.envs.base import TensorTaskEnv
 from precocial.envs.oracle import OracleEnv
-from precocial.evaluation import Curve, adaptation_curve, summarise
+from precocial.evaluation import Curve, adaptation_curve, summarise, summarise_errors
 from precocial.ops.returns import episode_returns
 from precocial.presets import JOINT
 from precocial.rollout import collect
@@ -81,7 +82,7 @@ class Agent:
         if env.spec.action_kind == "discrete":
             action = raw.cpu().numpy() + getattr(env, "action_start", 0)
             return int(action[0, 0]) if self.axes == (1, 1) else action
-        unit = raw.cpu() / getattr(self.trained.plan.env_config, "action_scale", 1.0)
+        unit = raw.cpu() / env.spec.action_scale
         low, high = torch.tensor(env.spec.action_low), torch.tensor(env.spec.action_high)
         action = torch.lerp(low, high, (unit.clamp(-1, 1) + 1) / 2).numpy()
         space = getattr(env, "action_space", None)  # of a user's environment
@@ -239,6 +240,9 @@ def evaluate(
             "trial_stderr": float(totals.mean(0).std() / np.sqrt(tasks)),
             "trial_return_seeds": [float(x) for x in totals.mean(1)],
         }
+    errors = [s["model_error"] for s in scored if s["model_error"] is not None]
+    if errors:
+        result["model_error"] = summarise_errors(errors)
     result["references"] = {"oracle": None, "multi-task": None, "optimum": first["optimum"]}
     result["reference_curves"] = {}
     curves: dict[str, list[Curve]] = {k: [v] for k, v in first["known"].items()}
@@ -315,6 +319,10 @@ def _score(
             algorithm, env, batch, stages=stages, lanes=lanes, seed=seed, greedy=greedy,
             device=p.run.device,
         )  # fmt: skip
+        errors = None
+        if isinstance(algorithm, ModelBased):
+            rng = generator(seed, "model error", device=p.run.device)
+            errors = algorithm.model_error(env, batch, lanes, rng)
         # The optimum is that of the family's whole trial, on the prior it was computed for.
         own = env.spec.trial_episodes or 1
         own_length = stages == own if in_trial else own == 1
@@ -330,8 +338,8 @@ def _score(
     references = {k: Curve(v.cpu().double().numpy(), None, *seen) for k, v in scores.items()}
     small = {k: v[:1000].tolist() for k, v in batch.params.items() if v[0].numel() <= 8}
     return {
-        "curve": curve, "lanes": lanes, "unit": algorithm.stage_unit, "trial": trial,
-        "adapt_lrs": algorithm.test_lrs(stages - 1),
+        "curve": curve, "model_error": errors, "lanes": lanes, "unit": algorithm.stage_unit,
+        "trial": trial, "adapt_lrs": algorithm.test_lrs(stages - 1),
         "is_trial": in_trial, "known": references,
         "optimum": None if optimum is None else float(optimum.mean()), "task_params": small,
         "family_size": env.spec.num_tasks,

@@ -12,6 +12,7 @@ from typing import Any
 
 from precocial.algos import ALGOS
 from precocial.algos.gradient import GradientConfig
+from precocial.algos.model_based import ModelConfig
 from precocial.algos.online_maml import OnlineMAMLConfig
 from precocial.algos.trials import TrialConfig
 from precocial.envs import ENVS
@@ -39,6 +40,8 @@ OWN_TRIALS = Preset(100, {"num_tasks": 200})
 JOINT = ("multi-task", "oracle", "scratch")
 IN_TRIAL = [name for name, entry in ALGOS.items() if isinstance(entry.config, TrialConfig)]
 """Methods that learn inside a trial; they borrow RL2's presets, the others MAML's."""
+BY_MODEL = [name for name, entry in ALGOS.items() if isinstance(entry.config, ModelConfig)]
+"""Methods that plan with a model; they borrow GrBAL's presets."""
 
 _NAV_FAST: dict[str, Any] = {
     "num_tasks": 20, "inner_lr": 0.25, "gae_lambda": 0.95, "adapt_lrs": (0.25, 0.1, 0.05),
@@ -105,7 +108,30 @@ def _pulls(pulls: int, arms: int, iterations: int, **algo: Any) -> Preset:
     )  # fmt: skip
 
 
+_GAIN: dict[str, Any] = {"hidden": (64, 64), "memory_size": 64, "model_updates": 100}
+_ROBOT: dict[str, Any] = {"windows": 32, "model_updates": 300}
+"""50 000 environment steps: ten iterations of ten episodes of 500 steps."""
+_ROBOT_PAPER: dict[str, Any] = {
+    "num_tasks": 5, "hidden": (512, 512, 512), "candidates": 500, "planner": "random-shooting",
+}  # fmt: skip
+
+
+def _robot(steps: int) -> dict[str, Preset]:
+    """Presets of a robot that breaks, for an episode of so many steps."""
+    tasks = 5000 // steps
+    return {
+        "default": Preset(10, _ROBOT | {"num_tasks": tasks}, run={"eval_every": 0}),
+        "paper": Preset(50, _ROBOT_PAPER, {"horizon": 1000}, run={"eval_every": 0}),
+    }
+
+
 PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
+    ("grbal", "hidden-gain"): {"default": Preset(20, _GAIN)},
+    ("grbal", "half-cheetah-disabled"): _robot(500),
+    ("grbal", "half-cheetah-slope"): _robot(500),
+    ("grbal", "half-cheetah-pier"): _robot(500),
+    ("grbal", "ant-crippled"): _robot(500),
+    ("grbal", "arm-7dof"): _robot(100),
     ("maml", "point-nav"): {
         "default": Preset(100, _NAV_FAST),
         "paper": Preset(100, _NAV_PAPER),
@@ -163,6 +189,13 @@ def nearest(given: str, names: list[str], what: str) -> UserError:
     return UserError(f"unknown {what} {given!r}; {hint}")
 
 
+def _lender(algo: str) -> str:
+    """Whose presets an algorithm borrows on a family for which it has none of its own."""
+    if algo in BY_MODEL:
+        return "grbal"
+    return "rl2" if algo in IN_TRIAL else "maml"
+
+
 def find(algo: str, env: str, name: str) -> Preset:
     """The preset of a pair; variants and references borrow MAML's or RL2's where they have none.
 
@@ -172,7 +205,7 @@ def find(algo: str, env: str, name: str) -> Preset:
     if algo not in ALGOS:
         raise nearest(algo, list(ALGOS), "algorithm")
     own = PRESETS.get((algo, env))
-    table = own or PRESETS.get(("rl2" if algo in IN_TRIAL else "maml", env), {})
+    table = own or PRESETS.get((_lender(algo), env), {})
     if name in table:
         preset = table[name]
     elif name == "default":
@@ -180,7 +213,7 @@ def find(algo: str, env: str, name: str) -> Preset:
         preset = Preset() if env in ENVS else theirs
     else:
         raise nearest(name, [*dict.fromkeys([*table, "default"])], f"preset for {algo} on {env}")
-    if own:
+    if own or algo in BY_MODEL:
         return preset
     if preset.config is not None:  # settings of another class: only the family's options carry over
         preset = Preset(env=preset.env)

@@ -13,6 +13,7 @@ T, t    time steps                     B       transitions drawn from replay
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -29,6 +30,13 @@ Metrics = dict[str, float]
 
 Params = dict[str, Tensor]
 """Network parameters by name; each leaf shared ``(...)`` or one per task ``(N, ...)``."""
+
+
+RewardFn = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Reward (...) of ``(obs (..., O), action (..., A), next_obs (..., O))``; the action clipped, +-1
+spanning the bounds."""
+TerminalFn = Callable[[Tensor], Tensor]
+"""Whether ``next_obs`` (..., O) ends the episode: bool (...)."""
 
 
 class Tasks(NamedTuple):
@@ -106,6 +114,16 @@ class EnvSpec(NamedTuple):
     """Stepping takes the cores for itself: torch had better not keep threads spinning meanwhile."""
     belief: Belief | None = None
     """The exact posterior over tasks, where the family knows it; for ``belief-oracle``."""
+    reward_fn: RewardFn | None = None
+    """The reward as a function of what can be seen, where it is one; for planners."""
+    terminal_fn: TerminalFn | None = None
+    """Whether a state ends the episode, where the family can end early and shows it; for
+    planners."""
+    command_dim: int = 0
+    """The last so many columns of the observation are commands, such as a target: no action
+    changes them, so a model does not predict them and a planner holds them."""
+    action_scale: float = 1.0
+    """The policy's output that spans the action bounds."""
 
 
 class Step(NamedTuple):

@@ -7,9 +7,12 @@ from typing import Any, NamedTuple
 import torch
 
 from precocial.algos.belief_oracle import BeliefOracle, BeliefOracleConfig
+from precocial.algos.grbal import GrBAL, GrBALConfig
 from precocial.algos.maml import MAML, MAMLConfig
+from precocial.algos.mb_mpc import MBDE, MBMPC, MBDEConfig, MBMPCConfig
 from precocial.algos.online_maml import OnlineMAML, OnlineMAMLConfig
 from precocial.algos.promp import ProMP, ProMPConfig
+from precocial.algos.rebal import GrEBALConfig, ReBAL, ReBALConfig
 from precocial.algos.reptile import Reptile, ReptileConfig
 from precocial.algos.rl2 import RL2, RL2Config
 from precocial.algos.varibad import VariBAD, VariBADConfig
@@ -37,6 +40,11 @@ CLASSES: dict[type, Any] = {
     RL2Config: RL2,
     VariBADConfig: VariBAD,
     BeliefOracleConfig: BeliefOracle,
+    GrBALConfig: GrBAL,
+    ReBALConfig: ReBAL,
+    GrEBALConfig: ReBAL,
+    MBMPCConfig: MBMPC,
+    MBDEConfig: MBDE,
 }
 
 _JOINT = MAMLConfig(inner_steps=0, num_tasks=80)
@@ -60,6 +68,19 @@ ALGOS: dict[str, Entry] = {
     ),
     "domain-randomization": Entry(
         RL2Config(forget=True), "the same with its memory cleared at every episode", "reference"
+    ),
+    "grbal": Entry(
+        GrBALConfig(),
+        "a model that takes a gradient step at every time step, MPC",
+        "Nagabandi et al. 2019",
+    ),
+    "rebal": Entry(ReBALConfig(), "a model with a memory, MPC", "Nagabandi et al. 2019"),
+    "grebal": Entry(
+        GrEBALConfig(), "a memory, and a gradient step of the model's read-out, MPC", "this package"
+    ),
+    "mb-mpc": Entry(MBMPCConfig(), "one global model that never adapts, MPC", "reference"),
+    "mb-de": Entry(
+        MBDEConfig(), "the same, trained on at test time (dynamic evaluation)", "reference"
     ),
     "multi-task": Entry(_JOINT, "joint training blind to the task, then fine-tuning", "reference"),
     "oracle": Entry(

@@ -81,6 +81,10 @@ ENVS: dict[str, Family] = {
         "precocial.envs.pendulum:PendulumMass", "swing up a pendulum of hidden mass",
         "box 1", "box 3", "RLlib's MAML example",
     ),
+    "hidden-gain": Family(
+        "precocial.envs.hidden_gain:HiddenGain", "follow a target with a motor of hidden gain",
+        "box 1", "box 3", "this package",
+    ),
     "half-cheetah-dir": Family(
         "precocial.envs.mujoco.half_cheetah:HalfCheetahDir", "run forward or backward, MuJoCo",
         "box 6", "box 17", "Finn et al. 2017",
@@ -88,6 +92,27 @@ ENVS: dict[str, Family] = {
     "half-cheetah-vel": Family(
         "precocial.envs.mujoco.half_cheetah:HalfCheetahVel", "run at a hidden speed, MuJoCo",
         "box 6", "box 17", "Finn et al. 2017",
+    ),
+    "half-cheetah-disabled": Family(
+        "precocial.envs.mujoco.half_cheetah_disabled:HalfCheetahDisabled",
+        "run with a dead joint, MuJoCo", "box 6", "box 18", "Nagabandi et al. 2019",
+    ),
+    "half-cheetah-slope": Family(
+        "precocial.envs.mujoco.half_cheetah_slope:HalfCheetahSlope",
+        "run over slopes out of sight, MuJoCo", "box 6", "box 18", "Nagabandi et al. 2019",
+    ),
+    "half-cheetah-pier": Family(
+        "precocial.envs.mujoco.half_cheetah_pier:HalfCheetahPier",
+        "run over floating blocks, MuJoCo", "box 6", "box 18", "Nagabandi et al. 2019",
+    ),
+    "ant-crippled": Family(
+        "precocial.envs.mujoco.ant_crippled:AntCrippled",
+        "walk with a crippled leg, MuJoCo", "box 8", "box 28", "Nagabandi et al. 2019",
+    ),
+    "arm-7dof": Family(
+        "precocial.envs.mujoco.arm_7dof:Arm7Dof",
+        "reach with an arm that is loaded, stiff or lame, MuJoCo", "box 7", "box 20",
+        "Nagabandi et al. 2019",
     ),
 }  # fmt: skip
 

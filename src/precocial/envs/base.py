@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
-from precocial.types import Belief, EnvSpec, Split, Step, Tasks, UserError
+from precocial.types import Belief, EnvSpec, RewardFn, Split, Step, Tasks, UserError
 
 State = dict[str, Tensor]
 """A simulator state, each ``(N, E, ...)``."""
@@ -101,6 +101,9 @@ class TensorTaskEnv:
     action_high: tuple[float, ...] = ()
     num_tasks: int | None = None
     trial_episodes: int | None = None
+    command_dim: int = 0
+    reward_fn: RewardFn | None = None
+    """The reward as a function of what is seen, for planners; a static method where it is one."""
 
     def __init__(self, cfg: EnvConfig, horizon: int) -> None:
         if horizon < 1:
@@ -113,7 +116,7 @@ class TensorTaskEnv:
         self.spec = EnvSpec(
             self.name, self.obs_dim, self.action_kind, self.action_dim, self.action_low,
             self.action_high, horizon, self.num_tasks, task_dim, self.trial_episodes,
-            belief=self.belief(),
+            belief=self.belief(), reward_fn=self.reward_fn, command_dim=self.command_dim,
         )  # fmt: skip
 
     # ---- what a family writes -------------------------------------------------------------
@@ -162,6 +165,10 @@ class TensorTaskEnv:
     def success(self, next_state: State, tasks: dict[str, Tensor]) -> Shaped[Tensor, "n e"] | None:
         """True where the task counts as solved at this step; None where that has no meaning."""
         return None
+
+    def info(self, state: State) -> dict[str, Shaped[Tensor, "n e"]]:
+        """Numbers for metrics, of the step that begins in ``state``."""
+        return {}
 
     def task_features(self, tasks: Tasks) -> Float[Tensor, "n d"]:
         """All parameters, flattened; a family whose numbers are not of order one rescales them."""
@@ -223,7 +230,9 @@ class TensorTaskEnv:
         next_obs = self.observation(following, self.tasks)
         terminated = self.terminal(following, self.tasks)
         success = self.success(following, self.tasks)
-        info = {} if success is None else {"success": success.float()}
+        info = self.info(self.state)
+        if success is not None:
+            info["success"] = success.float()
         self.steps_taken += reward.numel()
         self.time += 1
         self.latest += 1

@@ -443,7 +443,7 @@ def _check_family_tasks(env: TaskEnv) -> Iterator[Problem]:
                 f"expected (100, {env.spec.task_dim})",
             )  # fmt: skip
     if env.spec.num_tasks is None:
-        if set(drawn["train"]) == set(_rows(env.sample_tasks(100, "train", _rng(9)))):
+        if drawn["train"] == _rows(env.sample_tasks(100, "train", _rng(9))):
             yield Problem("same-tasks", "two generators drew the same tasks")
         for one, other in combinations(SPLITS, 2):
             if {one, other} != {"test", "shifted"} and set(drawn[one]) & set(drawn[other]):

@@ -20,19 +20,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from precocial.nets.products import affine
+
 Precision = Literal["float32", "bfloat16"]
 
 _aten = torch.ops.aten
 _BLOCK = 2**17  # elements of the states of the steps that are worked on at once where possible
-_LARGE = 2**20  # multiplications from which oneDNN's larger overhead pays
 _SMALL = 2**14  # elements of a state below which PyTorch's cell is faster, its tanh slower
-
-# PyTorch sends float32 products to MKL, which on AMD leaves half of AVX-512 unused.
-_ONEDNN = (
-    torch.backends.mkldnn.is_available()
-    and torch.backends.cpu.get_cpu_capability() == "AVX512"
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-)
 
 
 def bfloat16_supported() -> bool:
@@ -77,8 +71,8 @@ def gru_step(
     if h.numel() < _SMALL:
         return torch.gru_cell(x, h, weight_ih, weight_hh, bias_ih, bias_hh)
     w = _Weights.of(weight_ih, weight_hh, bias_ih, bias_hh)
-    r, z = _affine(_affine(w.bias_rz, x, w.ih_rz), h, w.hh_rz).sigmoid_().chunk(2, -1)
-    n = _affine(w.bias_in, x, w.ih_n).addcmul_(r, _affine(w.bias_hn, h, w.hh_n))
+    r, z = affine(affine(w.bias_rz, x, w.ih_rz), h, w.hh_rz).sigmoid_().chunk(2, -1)
+    n = affine(w.bias_in, x, w.ih_n).addcmul_(r, affine(w.bias_hn, h, w.hh_n))
     return torch.lerp(_tanh_(n), h, z)
 
 
@@ -183,14 +177,14 @@ def _forward(
     block = _block(lanes, size)
     for first in range(0, steps, block):
         rows = x[first : first + block].flatten(0, 1).to(dtype)  # (t, b, i) -> (t*b, i)
-        i_rz = _affine(w.bias_rz, rows, w.ih_rz).split(lanes)
-        i_n = _affine(w.bias_in, rows, w.ih_n).split(lanes)
+        i_rz = affine(w.bias_rz, rows, w.ih_rz).split(lanes)
+        i_n = affine(w.bias_in, rows, w.ih_n).split(lanes)
         for t, (to_rz, to_n) in enumerate(zip(i_rz, i_n, strict=True), first):
             if keep_t is not None:
                 h = h * keep_t[t]
             a = h.to(dtype)
-            torch.sigmoid(_affine(to_rz, a, w.hh_rz).to(h.dtype), out=rz_t[t])
-            torch.mul(r_t[t], _affine(w.bias_hn, a, w.hh_n).to(h.dtype), out=m_t[t])
+            torch.sigmoid(affine(to_rz, a, w.hh_rz).to(h.dtype), out=rz_t[t])
+            torch.mul(r_t[t], affine(w.bias_hn, a, w.hh_n).to(h.dtype), out=m_t[t])
             _tanh_(torch.add(m_t[t], to_n.to(h.dtype), out=n_t[t]))
             h = torch.lerp(n_t[t], h, z_t[t], out=out_t[t])
     return out
@@ -260,35 +254,21 @@ def _backward(
             torch.mul(d_n_t[j], r_t[t], out=d_hn_t[j])
             d = d_h_t[j].to(dtype)
             if keep_t is None:
-                g = _affine(torch.addcmul(grad_t[t], g, z_t[t]), d, w_hh)
+                g = affine(torch.addcmul(grad_t[t], g, z_t[t]), d, w_hh)
             else:
-                g = torch.addcmul(grad_t[t], _affine(g * z_t[t], d, w_hh), keep_t[t])
+                g = torch.addcmul(grad_t[t], affine(g * z_t[t], d, w_hh), keep_t[t])
         d_i[..., : 2 * size] = d_h[..., : 2 * size]
         d = d_i.flatten(0, 1).to(dtype)  # (t, b, 3h) -> (t*b, 3h)
         if grad_x is not None:
-            grad_x[now] = _affine(d.new_zeros(inputs), d, w_ih).view(-1, lanes, inputs)
+            grad_x[now] = affine(d.new_zeros(inputs), d, w_ih).view(-1, lanes, inputs)
         if any(wanted[1:5]):
-            grad_ih = _affine(grad_ih, x[now].flatten(0, 1).to(dtype).T, d)
+            grad_ih = affine(grad_ih, x[now].flatten(0, 1).to(dtype).T, d)
             d, rows = (v.flatten(0, 1).to(dtype) for v in (d_h, before))
-            grad_hh = _affine(grad_hh, rows.T, d)
+            grad_hh = affine(grad_hh, rows.T, d)
             grad_bias += d_i.sum((0, 1))
             grad_bias_hn += d_h[..., 2 * size :].sum((0, 1))
     weights = grad_ih.T.contiguous(), grad_hh.T.contiguous()
     return grad_x, *weights, grad_bias, torch.cat([grad_bias[: 2 * size], grad_bias_hn]), g
-
-
-def _affine(
-    plus: Float[Tensor, "*m n"], a: Float[Tensor, "m k"], b: Float[Tensor, "k n"]
-) -> Float[Tensor, "m n"]:
-    """``plus + a b``, in the precision of ``plus``."""
-    if a.dtype != plus.dtype:
-        return torch.mm(a, b).to(plus.dtype).add_(plus)
-    large = a.shape[0] * b.shape[0] * b.shape[1] >= _LARGE
-    if _ONEDNN and large and a.dtype == torch.float32 and a.device.type == "cpu":
-        if plus.ndim == 1:
-            return torch.ops.mkldnn._linear_pointwise(a, b.T, plus, "none", [], "")
-        return torch.ops.mkldnn._linear_pointwise.binary(a, plus, b.T, None, "add")
-    return torch.addmm(plus, a, b)
 
 
 def _tanh_(x: Tensor) -> Tensor:

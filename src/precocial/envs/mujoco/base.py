@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from precocial.envs.base import EnvConfig
-from precocial.types import EnvSpec, Split, Step, Tasks, UserError
+from precocial.types import EnvSpec, RewardFn, Split, Step, Tasks, TerminalFn, UserError
 
 FULL = mujoco.mjtState.mjSTATE_FULLPHYSICS.value
 """What MuJoCo needs to go on from, in this order: time, qpos, qvel, and the robot's own extras."""
@@ -71,8 +71,9 @@ class MujocoTaskEnv:
     """Steps a family of tasks for one robot, by default with one model for all tasks.
 
     Subclasses set ``name``, ``model_file``, ``frame_skip`` and ``obs_dim`` and implement
-    ``draw_tasks``, ``initial``, ``observation`` and ``reward``; ``task_model``, ``terminal`` and
-    ``info`` where they have them. Task parameters arrive as float64 ``(N, 1, ...)``.
+    ``draw_tasks``, ``initial``, ``observation`` and ``reward``, or ``reward_fn`` where the reward
+    is a function of what can be seen; ``task_model``, ``terminal_fn`` and ``info`` where they have
+    them. Task parameters arrive as float64 ``(N, 1, ...)``.
 
     A simulation that diverges (MuJoCo warns, or the state is not finite) ends its episode: that
     step is ``truncated`` with reward 0, ``next_obs`` is the last sane observation, the lane
@@ -86,11 +87,17 @@ class MujocoTaskEnv:
     """Simulation steps per environment step."""
     obs_dim: int
     num_tasks: int | None = None
+    reward_fn: RewardFn | None = None
+    """The reward of what leaves the environment, instead of ``reward``; a static method."""
+    terminal_fn: TerminalFn | None = None
+    """Whether ``next_obs`` ends the episode, for a family that ends early; a static method."""
+    command_dim: int = 0
+    """The last so many columns of the observation are commands, such as a target."""
 
     def __init__(self, cfg: MujocoConfig) -> None:
         self.cfg = cfg
-        with as_file(files("gymnasium") / "envs/mujoco/assets" / self.model_file) as path, quiet():
-            self.model: Any = mujoco.MjModel.from_xml_path(str(path))
+        with quiet():
+            self.model: Any = self.load_model()
         self.dt: float = self.frame_skip * self.model.opt.timestep
         """Seconds per environment step."""
         low, high = self.model.actuator_ctrlrange.T
@@ -108,7 +115,8 @@ class MujocoTaskEnv:
         self.spec = EnvSpec(
             self.name, self.obs_dim, "box", self.model.nu, tuple(low.tolist()),
             tuple(high.tolist()), cfg.horizon, self.num_tasks, self.task_features(some).shape[-1],
-            threaded=True,
+            threaded=True, reward_fn=self.reward_fn, terminal_fn=self.terminal_fn,
+            command_dim=self.command_dim, action_scale=cfg.action_scale,
         )  # fmt: skip
 
     # ---- what a family writes -------------------------------------------------------------
@@ -125,8 +133,11 @@ class MujocoTaskEnv:
         """Positions and velocities of ``num`` robots at the start of an episode."""
         raise NotImplementedError
 
-    def observation(self, physics: Physics) -> Float64[Array, "n e o"]:
-        """What the policy sees; never the task."""
+    def begin(self, lanes: Int[Array, " k"], rng: torch.Generator) -> None:
+        """What else an episode's start on these of the B lanes draws or puts back."""
+
+    def observation(self, before: Physics, after: Physics) -> Float64[Array, "n e o"]:
+        """What the policy sees after a step, never the task; at a start the two are the same."""
         raise NotImplementedError
 
     def reward(
@@ -139,13 +150,13 @@ class MujocoTaskEnv:
         """Reward of the step; ``action`` is clipped to [-1, 1]."""
         raise NotImplementedError
 
-    def terminal(self, physics: Physics) -> Bool[Array, "n e"] | None:
-        """True where the MDP has ended; None for a family that never ends early."""
-        return None
-
     def info(self, before: Physics, after: Physics) -> dict[str, Float64[Array, "n e"]]:
         """Numbers for metrics."""
         return {}
+
+    def load_model(self) -> Any:
+        """Gymnasium's ``MjModel`` of the robot."""
+        return mujoco.MjModel.from_xml_path(gymnasium_asset(self.model_file))
 
     def task_model(self, task: dict[str, Array]) -> Any:
         """The ``MjModel`` of one task, whose parameters come without the task axis.
@@ -158,6 +169,10 @@ class MujocoTaskEnv:
     def caption(self, task: dict[str, Array]) -> str:
         """The task in a few words, written into pictures."""
         return ""
+
+    def lane_caption(self, task: int, lane: int) -> str:
+        """The same for one lane, which may not have met its task yet."""
+        return self.caption(self._task(task))
 
     def task_features(self, tasks: Tasks) -> Float[Tensor, "n d"]:
         """All parameters, flattened; a family whose numbers are not of order one rescales them."""
@@ -198,7 +213,8 @@ class MujocoTaskEnv:
         self.time = np.zeros(self.lanes, dtype=np.int64)
         self.switch(tasks)
         self._restart(np.ones(self.lanes, dtype=bool))
-        return self._floats(self.observation(self._physics(self.state)))
+        self.obs = self._start_obs()
+        return self.obs
 
     def switch(self, tasks: Tasks) -> None:
         """The world changes, the state stays."""
@@ -223,26 +239,30 @@ class MujocoTaskEnv:
         lost = self._rewind_diverged(following)
 
         before, after = self._physics(self.state), self._physics(following)
-        reward = np.where(lost, 0.0, self.reward(before, after, act, self.tasks))
         info = {k: self._floats(v) for k, v in self.info(before, after).items()}
-        next_obs = self._floats(self.observation(after))
-        terminated = self.terminal(after)
-        if terminated is None:
-            terminated = np.zeros(self.lanes, dtype=bool)
-        self.steps_taken += reward.size
+        next_obs = self._floats(self.observation(before, after))
+        next_obs = torch.where(self._flags(lost)[..., None], self.obs, next_obs)
+        if self.reward_fn is None:
+            reward = self._floats(self.reward(before, after, act, self.tasks))
+        else:
+            reward = self.reward_fn(self.obs, self._floats(act), next_obs)
+        reward = reward.masked_fill(self._flags(lost), 0.0)
+        terminated = np.zeros(self.lanes, dtype=bool)
+        if self.terminal_fn is not None:
+            terminated = self.terminal_fn(next_obs).cpu().numpy() & ~lost
+        self.steps_taken += lost.size
         self.time += 1
         truncated = ((self.time >= self.cfg.horizon) | lost) & ~terminated
 
         self.state = following
         ended = terminated | truncated
-        obs = next_obs
+        self.obs = next_obs
         if ended.any():
             self._restart(ended)
-            obs = self._floats(self.observation(self._physics(self.state)))
+            self.obs = torch.where(self._flags(ended)[..., None], self._start_obs(), next_obs)
         return Step(
-            obs, next_obs, self._floats(reward), self._flags(terminated), self._flags(truncated),
-            info,
-        )  # fmt: skip
+            self.obs, next_obs, reward, self._flags(terminated), self._flags(truncated), info
+        )
 
     def render(self, task: int, lane: int) -> UInt8[Array, "h w 3"]:
         """The lane as it stands, 480 x 320: by OpenGL if ``MUJOCO_GL`` or ``DISPLAY`` is set."""
@@ -252,7 +272,7 @@ class MujocoTaskEnv:
             if self.camera is not None:
                 self.camera.close()
             self.camera = Camera(model)
-        return self.camera.picture(self.state[index], self.caption(self._task(task)))
+        return self.camera.picture(self.state[index], self.lane_caption(task, lane))
 
     def close(self) -> None:
         """Stop the threads and free the simulations; ``reset`` would start them again."""
@@ -278,13 +298,19 @@ class MujocoTaskEnv:
         """Put the lanes where ``ended`` at the start of an episode."""
         assert self.simulator is not None
         lanes = np.flatnonzero(ended)
+        self.time[ended] = 0
+        self.begin(lanes, self.rng)
         nq, nv = self.model.nq, self.model.nv
         fresh = np.tile(self.rest, (lanes.size, 1))
         fresh[:, 1 : 1 + nq], fresh[:, 1 + nq : 1 + nq + nv] = self.initial(lanes.size, self.rng)
         self.state[lanes] = fresh
         with quiet():
             self.simulator.place(self.models, self.state, lanes)
-        self.time[ended] = 0
+
+    def _start_obs(self) -> Float[Tensor, "n e o"]:
+        """What the policy would see if every lane had just started."""
+        physics = self._physics(self.state)
+        return self._floats(self.observation(physics, physics))
 
     def _rewind_diverged(self, following: State) -> Bool[Array, "n e"]:
         """Where the simulation diverged; ``following`` becomes the state before it on those lanes.
@@ -416,6 +442,22 @@ class ExactSimulator:
         self.data.clear()
 
 
+def gymnasium_asset(name: str) -> str:
+    """Path of an MJCF file among Gymnasium's assets."""
+    with as_file(files("gymnasium") / "envs/mujoco/assets" / name) as path:
+        return str(path)
+
+
+def noisy_start(
+    qpos: Float64[Array, " q"], nv: int, num: int, rng: torch.Generator
+) -> tuple[Float64[Array, "b q"], Float64[Array, "b v"]]:
+    """Gymnasium's start of a runner: ``qpos`` +- 0.1 uniform, velocities normal with std 0.1."""
+    dtype, device = torch.float64, rng.device
+    shift = torch.rand(num, len(qpos), generator=rng, dtype=dtype, device=device)
+    speed = torch.randn(num, nv, generator=rng, dtype=dtype, device=device)
+    return qpos + 0.2 * shift.cpu().numpy() - 0.1, 0.1 * speed.cpu().numpy()
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep MuJoCo from printing warnings and from writing MUJOCO_LOG.TXT where the user stands."""
@@ -443,6 +485,7 @@ GROUND = 250 * FINE  # fine pixels from the top
 SKY, HAZE = (166, 202, 230), (242, 246, 249)
 SOIL, DARK_SOIL, SHADE, LINE = (214, 207, 192), (200, 192, 175), (172, 163, 145), (120, 112, 98)
 INK = (44, 52, 64)
+LINE_WIDTH = 2 * FINE
 LIMBS = ((58, 76, 102), (226, 125, 62), (38, 150, 136), (200, 70, 92), (120, 94, 170))
 
 
@@ -488,18 +531,30 @@ def open_gl(model: Any) -> Any:
 
 
 def side_view(model: Any, data: Any) -> Image.Image:
-    """The robot's spheres and capsules on the x-z plane, above a ground with a tick every metre."""
-    image = backdrop().copy()
+    """The robot's spheres and capsules on the x-z plane, above the ground that it can touch."""
+    level = ground_level(model, data)
+    image = backdrop(GROUND if level is None else HEIGHT * FINE).copy()
     draw = ImageDraw.Draw(image)
     centre = data.subtree_com[1, 0]
 
     def pixel(point: Float64[Array, "3"]) -> tuple[float, float]:
-        return (point[0] - centre) * METRE + WIDTH * FINE / 2, GROUND - point[2] * METRE
+        height = point[2] - (level or 0.0)
+        return (point[0] - centre) * METRE + WIDTH * FINE / 2, GROUND - height * METRE
 
-    draw_ground(draw, centre)
-    middle, reach = WIDTH * FINE / 2, METRE / 2
-    draw.ellipse((middle - reach, GROUND + 3 * FINE, middle + reach, GROUND + 13 * FINE), SHADE)
-    for geom in range(model.ngeom):
+    if level is None:
+        draw_ground(draw, centre)
+        middle, reach = WIDTH * FINE / 2, METRE / 2
+        draw.ellipse((middle - reach, GROUND + 3 * FINE, middle + reach, GROUND + 13 * FINE), SHADE)
+    else:
+        for geom in touched(model):
+            top = [pixel(point) for point in surface(model, data, geom)]
+            below = float(HEIGHT * FINE)
+            outline = [(top[0][0], below), *top, (top[-1][0], below)]
+            draw.polygon(outline, SOIL)
+            draw.line(outline, LINE, LINE_WIDTH)
+        draw_metres(draw, centre)
+    # What is far is drawn first; the camera stands at negative y.
+    for geom in np.argsort(-data.geom_xpos[:, 1].round(3), kind="stable"):
         kind, size = model.geom_type[geom], model.geom_size[geom]
         if kind == mujoco.mjtGeom.mjGEOM_CAPSULE:
             half = data.geom_xmat[geom].reshape(3, 3)[:, 2] * size[1]
@@ -509,34 +564,77 @@ def side_view(model: Any, data: Any) -> Image.Image:
             continue
         ends = [pixel(data.geom_xpos[geom] - half), pixel(data.geom_xpos[geom] + half)]
         colour = LIMBS[limb(model, int(model.geom_bodyid[geom])) % len(LIMBS)]
-        dark = tuple(c * 2 // 3 for c in colour)
-        for radius, fill in ((size[0] * METRE + FINE, dark), (size[0] * METRE - FINE, colour)):
-            draw.line(ends, fill, round(2 * radius))
-            for x, y in ends:
-                draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill)
+        draw_capsule(draw, ends, size[0] * METRE, colour)
     return image.reduce(FINE)
+
+
+def draw_capsule(
+    draw: ImageDraw.ImageDraw, ends: list[tuple[float, float]], radius: float,
+    colour: tuple[int, ...],
+) -> None:  # fmt: skip
+    """A limb with a dark rim; ends and radius in fine pixels."""
+    dark = tuple(c * 2 // 3 for c in colour)
+    for r, fill in ((radius + FINE, dark), (radius - FINE, colour)):
+        draw.line(ends, fill, round(2 * r))
+        for x, y in ends:
+            draw.ellipse((x - r, y - r, x + r, y + r), fill)
+
+
+def touched(model: Any) -> list[int]:
+    """The geoms that a robot can stand on."""
+    return [int(geom) for geom in np.flatnonzero(model.geom_conaffinity)]
+
+
+def surface(model: Any, data: Any, geom: int) -> Float64[Array, "k 3"]:
+    """The upper edge of a box or a height field at y = 0, from left to right, in metres."""
+    size, field = model.geom_size[geom], model.geom_dataid[geom]
+    x, z = np.array([-size[0], size[0]]), np.full(2, size[2])
+    if field >= 0:
+        size, columns = model.hfield_size[field], model.hfield_ncol[field]
+        row = model.hfield_data[model.hfield_adr[field] :][:columns]
+        x, z = np.linspace(-size[0], size[0], columns), size[2] * row.astype(np.float64)
+    return data.geom_xpos[geom] + np.stack([x, 0 * x, z], 1)
+
+
+def ground_level(model: Any, data: Any) -> float | None:
+    """Height in metres of the boxes and fields below the robot; None where it stands on a plane."""
+    ground = touched(model)
+    if any(model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_PLANE for geom in ground):
+        return None
+    fixed = [geom for geom in ground if not model.body_dofnum[model.geom_bodyid[geom]]]
+    edges = [surface(model, data, geom) for geom in fixed]
+    centre = data.subtree_com[1, 0]
+    heights = [np.interp(centre, e[:, 0], e[:, 2]) for e in edges if e[0, 0] <= centre <= e[-1, 0]]
+    return float(max(heights, default=0.0))
 
 
 def draw_ground(draw: ImageDraw.ImageDraw, centre: float) -> None:
     """Tiles of half a metre, the ground line, and the metres run so far."""
     reach = WIDTH * FINE / 2 / METRE
-    font = ImageFont.load_default(13 * FINE)
     for tile in range(int(np.floor(2 * (centre - reach))), int(np.ceil(2 * (centre + reach)))):
         x = (tile / 2 - centre) * METRE + WIDTH * FINE / 2
         if tile % 2:
             draw.rectangle((x, GROUND, x + METRE / 2, GROUND + 16 * FINE), DARK_SOIL)
         else:
-            draw.line((x, GROUND, x, GROUND + 24 * FINE), LINE, 2 * FINE)
-            text = "start" if tile == 0 else f"{tile // 2} m"
-            draw.text((x, GROUND + 28 * FINE), text, INK, font, anchor="mt")
-    draw.line((0, GROUND, WIDTH * FINE, GROUND), LINE, 2 * FINE)
+            draw.line((x, GROUND, x, GROUND + 24 * FINE), LINE, LINE_WIDTH)
+    draw_metres(draw, centre)
+    draw.line((0, GROUND, WIDTH * FINE, GROUND), LINE, LINE_WIDTH)
+
+
+def draw_metres(draw: ImageDraw.ImageDraw, centre: float) -> None:
+    """The metres run so far, below the ground."""
+    reach, font = WIDTH * FINE / 2 / METRE, ImageFont.load_default(13 * FINE)
+    for metre in range(int(np.floor(centre - reach)), int(np.ceil(centre + reach)) + 1):
+        x = (metre - centre) * METRE + WIDTH * FINE / 2
+        text = f"{metre} m" if metre else "start"
+        draw.text((x, GROUND + 28 * FINE), text, INK, font, anchor="mt")
 
 
 @functools.cache
-def backdrop() -> Image.Image:
-    """A hazy sky above bare soil."""
-    column = np.linspace(SKY, HAZE, GROUND).astype(np.uint8)
-    soil = np.tile(np.array(SOIL, np.uint8), (HEIGHT * FINE - GROUND, 1))
+def backdrop(ground: int) -> Image.Image:
+    """A hazy sky, and from the fine pixel row ``ground`` down bare soil."""
+    column = np.linspace(SKY, HAZE, ground).astype(np.uint8)
+    soil = np.tile(np.array(SOIL, np.uint8), (HEIGHT * FINE - ground, 1))
     column = np.concatenate([column, soil])
     return Image.fromarray(np.ascontiguousarray(column[:, None].repeat(WIDTH * FINE, 1)))
 

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from precocial.envs.base import split_uniform, uniform
-from precocial.envs.mujoco.base import Array, MujocoConfig, MujocoTaskEnv, Physics
+from precocial.envs.mujoco.base import Array, MujocoConfig, MujocoTaskEnv, Physics, noisy_start
 from precocial.types import Split, UserError
 
 
@@ -60,15 +60,11 @@ class HalfCheetah(MujocoTaskEnv):
         self, num: int, rng: torch.Generator
     ) -> tuple[Float64[Array, "b q"], Float64[Array, "b v"]]:
         """Gymnasium's start: standing, positions +- 0.1 uniform, velocities normal with std 0.1."""
-        dtype, device = torch.float64, rng.device
-        shift = torch.rand(num, self.model.nq, generator=rng, dtype=dtype, device=device)
-        speed = torch.randn(num, self.model.nv, generator=rng, dtype=dtype, device=device)
-        qpos = self.model.qpos0 + 0.2 * shift.cpu().numpy() - 0.1
-        return qpos, 0.1 * speed.cpu().numpy()
+        return noisy_start(self.model.qpos0, self.model.nv, num, rng)
 
-    def observation(self, physics: Physics) -> Float64[Array, "n e 17"]:
+    def observation(self, before: Physics, after: Physics) -> Float64[Array, "n e 17"]:
         """Positions without x, then velocities."""
-        return np.concatenate([physics.qpos[..., 1:], physics.qvel], -1)
+        return np.concatenate([after.qpos[..., 1:], after.qvel], -1)
 
     def reward(
         self, before: Physics, after: Physics, action: Float64[Array, "n e a"],

@@ -1,0 +1,169 @@
+"""GrBAL: a model of the dynamics whose parameters adapt to the last M transitions at every step.
+
+Nagabandi, Clavera et al. 2019, https://arxiv.org/abs/1803.11347, Algorithms 1 and 2:
+
+    training   sample a moment t of the data                                            1, line 7
+               past = transitions t-M .. t-1,  future = transitions t .. t+K-1
+               phi = theta - alpha grad L(theta; past)                                  1, line 8
+               (theta, alpha) -= beta grad sum L(phi; future)                           1, line 11
+    acting     phi = theta - alpha grad L(theta; last M transitions)                    2, line 4
+               plan with the model phi, do the first action                             2, line 5
+    (L: squared error of the normalised state difference)
+
+phi is computed from theta at every step, so nothing has to be forgotten when the world changes:
+after M steps the window holds nothing older. alpha is one fixed number, or one learned number per
+parameter (``--learn-lr``, Li et al. 2017, Meta-SGD), which the paper leaves open and on which
+adaptation depends.
+
+Deviations: windows of 1 to M past transitions are trained on, so that the first steps of an episode
+adapt, too, and L(past) is the sum over M, so that few transitions move the parameters less.
+Predictions stay within the data's range. The planner is MPPI by default, one of those of the paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from precocial.algos.model_based import ModelBased, ModelConfig, Window, frozen, restore_broken
+from precocial.checks import positive
+from precocial.nets.dynamics import Dynamics, Factors
+from precocial.ops.losses import masked_mean
+from precocial.replay import Transitions
+from precocial.types import EnvSpec, Params
+
+
+@dataclass(frozen=True)
+class GrBALConfig(ModelConfig):
+    """Settings of ``grbal``."""
+
+    inner_lr: float = 0.1
+    """Inner rate (alpha); where it is learned, at first."""
+    learn_lr: bool = True
+    """Learn one rate per parameter (Meta-SGD)."""
+    first_order: bool = False
+    """Drop the second derivative from the meta-gradient."""
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        super().__post_init__()
+        positive(self, "inner_lr")
+
+
+class GradientModel(nn.Module):
+    """A model of the dynamics and its inner rates."""
+
+    def __init__(
+        self, spec: EnvSpec, cfg: GrBALConfig, rng: torch.Generator
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.dynamics, self.inner_lr = Dynamics(spec, cfg.hidden, rng), cfg.inner_lr
+        self.rates = nn.ParameterDict(
+            {k: torch.full_like(p, cfg.inner_lr) for k, p in self.dynamics.named_parameters()}
+            if cfg.learn_lr
+            else {}
+        )
+
+    @property
+    def step_size(self) -> Params | float:
+        """alpha: one number, or one per parameter."""
+        return dict(self.rates.items()) or self.inner_lr
+
+
+class GradientAdapter:
+    """One set of parameters per lane, adapted from theta to the lane's last M transitions."""
+
+    def __init__(self, model: GradientModel, cfg: GrBALConfig, lanes: int) -> None:
+        self.model, self.cfg = model, cfg
+        self.theta = model.dynamics.theta
+        self.phi = self.theta
+        self.window = Window(cfg.past, lanes)
+        self.resets = 0
+
+    def predict(
+        self, obs: Float[Tensor, "b c o"], action: Float[Tensor, "b c a"]
+    ) -> Float[Tensor, "b c o"]:
+        """By each lane's own parameters."""
+        return self.model.dynamics.predict(self.phi, obs, action)
+
+    def observe(
+        self, obs: Float[Tensor, "b o"], action: Float[Tensor, "b a"],
+        next_obs: Float[Tensor, "b o"], ended: Bool[Tensor, " b"],
+    ) -> None:  # fmt: skip
+        """Phi = theta - alpha grad L(theta; the last M)."""
+        dynamics = self.model.dynamics
+        self.window.push(dynamics.inputs(obs, action), dynamics.targets(obs, next_obs))
+        self.window.clear(ended)
+        assert self.window.transitions is not None
+        x, y = self.window.transitions
+        gradient = dynamics.gradient(x, y, self.window.filled)
+        self.phi = dynamics.after_step(gradient, self.model.step_size)
+        self.resets += restore_broken(self.phi, self.theta, self.window)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its window; the parameters follow from it."""
+        return {"phi": dict(self.phi), "window": self.window.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue as the saved one."""
+        self.phi = state["phi"]
+        self.window.load_state_dict(state["window"])
+
+
+class GrBAL(ModelBased):
+    """Gradient-based adaptive learner."""
+
+    cfg: GrBALConfig
+    model: GradientModel
+
+    def __init__(
+        self, cfg: GrBALConfig, spec: EnvSpec, rng: torch.Generator, device: str = "cpu"
+    ) -> None:
+        self.prepare(cfg, spec, GradientModel(spec, cfg, rng), device)
+
+    def adapter(self, lanes: int) -> GradientAdapter:
+        """See ``ModelBased``."""
+        return GradientAdapter(frozen(self.model), self.cfg, lanes)
+
+    def fit_statistics(self, data: Transitions) -> None:
+        """See ``ModelBased``."""
+        self.model.dynamics.fit_statistics(data.obs, data.next_obs)
+
+    def loss(self, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Error on the future after a step on the past; the error before it is reported beside."""
+        cfg, dynamics = self.cfg, self.model.dynamics
+        window = self.replay.sample(cfg.windows, cfg.past, cfg.future, rng)
+        inputs, targets, seen, asked = masks(window, dynamics, cfg.past, rng)
+        past, future = inputs.split([cfg.past, cfg.future], 1)
+        past_target, target = targets.split([cfg.past, cfg.future], 1)
+        gradient = dynamics.gradient(past, past_target, seen)
+        if cfg.first_order:
+            gradient = [Factors(h.detach(), d.detach()) for h, d in gradient]
+        adapted = dynamics.stepped(future, gradient, self.model.step_size)
+        loss = masked_mean((adapted - target).square().mean(-1), asked)
+        with torch.no_grad():
+            before = dynamics.trace(future)[-1]
+        unadapted = masked_mean((before - target).square().mean(-1), asked)
+        return loss, {"adapted": loss, "unadapted": unadapted}
+
+
+def masks(
+    window: Transitions, dynamics: Dynamics, past: int, rng: torch.Generator
+) -> tuple[Tensor, Tensor, Float[Tensor, "w m"], Float[Tensor, "w k"]]:
+    """Inputs and targets of windows, and which of past and future to use.
+
+    Only what belongs to the episode of the moment between them; of the past the last 1 to M
+    transitions, their number drawn for every window.
+    """
+    num = window.episode.shape[0]
+    same = window.episode == window.episode[:, past : past + 1]
+    length = torch.randint(1, past + 1, (num, 1), generator=rng, device=rng.device)
+    age = past - torch.arange(past, device=rng.device)
+    seen = (same[:, :past] & (age <= length)).float()
+    inputs = dynamics.inputs(window.obs, window.action)
+    targets = dynamics.targets(window.obs, window.next_obs)
+    return inputs, targets, seen, same[:, past:].float()

@@ -1,0 +1,403 @@
+"""What model-based methods share: data, planning with a model that adapts, and fitting it.
+
+Every iteration collects one episode per lane by model-predictive control, keeps it raw, and fits
+the model to windows of everything kept. Methods differ in how their model adapts to the last
+transitions of the present episode (an ``Adapter``) and so in the loss that it is fitted by. Any
+step may be a new task: nobody says when the world changed. What was adapted ends with the episode.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from precocial.checks import at_least, positive, widths
+from precocial.ops.planning import Plan, PlannerConfig, first_plan, imagined_return, improve, shift
+from precocial.ops.returns import first_episode_return, time_in_episode
+from precocial.replay import Replay, Transitions
+from precocial.rollout import collect
+from precocial.types import EnvSpec, Metrics, Params, Step, TaskEnv, Tasks, UserError
+
+WARM = 0.7
+"""Correlation of random actions from one step to the next: a robot that only trembles shows
+little of how it moves."""
+
+
+@dataclass(frozen=True)
+class ModelConfig(PlannerConfig):
+    """Data, model and planner."""
+
+    num_tasks: int = 10
+    """Tasks per iteration (N), an episode each unless --episodes-per-task says more."""
+    episodes_per_task: int = 1
+    """Parallel episodes per task (E)."""
+    random_iterations: int = 1
+    """Iterations at first whose actions are random."""
+    hidden: tuple[int, ...] = (256, 256, 256)
+    """Widths of the model's layers."""
+    past: int = 16
+    """Transitions that the model adapts to (M)."""
+    future: int = 16
+    """Transitions that it is to predict well (K)."""
+    outer_lr: float = 1e-3
+    """Adam's rate."""
+    model_updates: int = 200
+    """Adam steps per iteration."""
+    windows: int = 64
+    """Windows of M + K transitions in an Adam step."""
+    max_grad_norm: float = 10.0
+    """Longest gradient; longer ones are scaled down."""
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        super().__post_init__()
+        at_least(self, 1, "num_tasks", "episodes_per_task", "random_iterations", "past", "future")
+        at_least(self, 1, "model_updates", "windows")
+        positive(self, "outer_lr", "max_grad_norm")
+        widths(self, "hidden")
+
+    @property
+    def lanes(self) -> int:
+        """E, lanes per task."""
+        return self.episodes_per_task
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """A model of the dynamics on B lanes, and what adapts it to each lane's present."""
+
+    resets: int
+    """Lanes whose adaptation broke down (NaN) and was started afresh."""
+
+    def predict(
+        self, obs: Float[Tensor, "b c o"], action: Float[Tensor, "b c a"]
+    ) -> Float[Tensor, "b c o"]:
+        """The next observations, as far as the present is known."""
+        ...
+
+    def observe(
+        self, obs: Float[Tensor, "b o"], action: Float[Tensor, "b a"],
+        next_obs: Float[Tensor, "b o"], ended: Bool[Tensor, " b"],
+    ) -> None:  # fmt: skip
+        """Adapt to one more transition; forget everything where it ended the episode."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Window:
+    """The last M transitions of the present episode on each of B lanes, newest last."""
+
+    def __init__(self, length: int, lanes: int) -> None:
+        self.length, self.lanes = length, lanes
+        self.transitions: tuple[Tensor, ...] | None = None
+        self.filled: Float[Tensor, "b m"] = torch.zeros(lanes, length)
+
+    def push(self, *transition: Tensor) -> None:
+        """One more transition, tensors (B, ...); the oldest goes."""
+        if self.transitions is None:
+            self.transitions = tuple(
+                x.new_zeros(self.lanes, self.length, *x.shape[1:]) for x in transition
+            )
+            self.filled = transition[0].new_zeros(self.lanes, self.length)
+        pairs = zip(self.transitions, transition, strict=True)
+        self.transitions = tuple(torch.cat([w[:, 1:], x.unsqueeze(1)], 1) for w, x in pairs)
+        self.filled = torch.cat([self.filled[:, 1:], torch.ones_like(self.filled[:, :1])], 1)
+
+    def clear(self, lanes: Bool[Tensor, " b"]) -> None:
+        """Nothing is known of these lanes."""
+        self.filled = self.filled * (~lanes).to(self.filled).unsqueeze(1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it holds."""
+        held = {} if self.transitions is None else dict(enumerate(self.transitions))
+        return {"filled": self.filled} | {str(k): v for k, v in held.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse."""
+        self.filled = state["filled"]
+        held = [state[str(k)] for k in range(len(state) - 1)]
+        self.transitions = tuple(held) if held else None
+
+
+def restore_broken(phi: Params, theta: Params, window: Window) -> int:
+    """Put lanes whose parameters (B, ...) are not finite back to theta; returns how many."""
+    own = {k: p for k, p in phi.items() if p.ndim > theta[k].ndim}
+    total = torch.stack([p.flatten(1).sum(1) for p in own.values()]).sum(0)
+    broken = ~torch.isfinite(total)
+    if bool(broken.any()):
+        for name, p in own.items():
+            p[broken] = theta[name]
+        window.clear(broken)
+    return int(broken.sum())
+
+
+class RandomActor:
+    """Acts at random, the same way for a while."""
+
+    def __init__(self, spec: EnvSpec, shape: tuple[int, int], rng: torch.Generator) -> None:
+        self.spec, self.rng = spec, rng
+        self.noise = self.draw((*shape, spec.action_dim))
+        self.acted: dict[str, Tensor] = {}
+
+    def draw(self, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal noise."""
+        return torch.randn(shape, generator=self.rng, device=self.rng.device)
+
+    def act(self, obs: Tensor, *, explore: bool = True) -> Float[Tensor, "n e a"]:
+        """First-order autoregressive noise, clipped to the bounds."""
+        action = self.noise.clamp(-1, 1) * self.spec.action_scale
+        fresh = self.draw(tuple(self.noise.shape))
+        self.noise = WARM * self.noise + math.sqrt(1 - WARM**2) * fresh
+        return action
+
+    def observe(self, action: Tensor, step: Step) -> None:
+        """It does not look."""
+
+
+class MPCLearner:
+    """Model-predictive control: plan with the adapted model, do the first action, plan again.
+
+    Args:
+        adapter: The model, on N*E lanes.
+        cfg: The planner's settings.
+        spec: With ``reward_fn``.
+        shape: Tasks and lanes (N, E).
+        rng: Draws candidates.
+    """
+
+    def __init__(
+        self, adapter: Adapter, cfg: PlannerConfig, spec: EnvSpec, shape: tuple[int, int],
+        rng: torch.Generator,
+    ) -> None:  # fmt: skip
+        self.adapter, self.cfg, self.spec, self.shape, self.rng = adapter, cfg, spec, shape, rng
+        self.plan = first_plan(shape[0] * shape[1], spec.action_dim, cfg, rng.device)
+        self.obs: Tensor | None = None
+        self.acted: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def act(self, obs: Float[Tensor, "n e o"], *, explore: bool = True) -> Float[Tensor, "n e a"]:
+        """The first action of the improved plan; planning is all the exploration there is."""
+        assert self.spec.reward_fn is not None
+        self.obs = obs.flatten(0, 1)
+
+        def score(candidates: Float[Tensor, "b c l a"]) -> Float[Tensor, "b c"]:
+            return imagined_return(
+                self.adapter.predict, reward_fn, self.spec.terminal_fn, now, candidates
+            )
+
+        reward_fn, now = self.spec.reward_fn, self.obs
+        self.plan = improve(score, self.plan, self.cfg, self.rng)
+        return self.plan.mean[:, 0].unflatten(0, self.shape) * self.spec.action_scale
+
+    @torch.no_grad()
+    def observe(self, action: Float[Tensor, "n e a"], step: Step) -> None:
+        """Adapt to what just happened, at once; where the episode ended, start afresh."""
+        assert self.obs is not None, "act comes before observe"
+        ended = (step.terminated | step.truncated).flatten()
+        done = clipped(action, self.spec).flatten(0, 1)
+        self.adapter.observe(self.obs, done, step.next_obs.flatten(0, 1), ended)
+        later = shift(self.plan, self.cfg)
+        keep = (~ended).to(later.mean).view(-1, 1, 1)
+        self.plan = later._replace(mean=later.mean * keep)
+
+    def adapt(self) -> None:
+        """Nothing: the model has adapted at every step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it knows of the present, and its plan."""
+        return {"adapter": self.adapter.state_dict(), "plan": self.plan._asdict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue as the saved learner."""
+        self.adapter.load_state_dict(state["adapter"])
+        self.plan = Plan(**state["plan"])
+
+
+def clipped(action: Float[Tensor, "*b a"], spec: EnvSpec) -> Float[Tensor, "*b a"]:
+    """What the environment makes of a policy's sample, +-1 spanning the bounds."""
+    return (action / spec.action_scale).clamp(-1, 1)
+
+
+SETTLED = 16
+"""Transitions after which a model counts as adapted, when its error is measured."""
+
+
+class ModelErrors(NamedTuple):
+    """Next-state error, in standard deviations of the state's change over a step."""
+
+    unadapted: np.ndarray
+    """(N,): root mean square over state, lanes and steps, by the model as an episode starts it."""
+    adapted: np.ndarray
+    """(N,): of the very same steps, by the model as it had adapted until then."""
+    since: Literal["start", "switch"]
+    """What transitions are counted from: the episode's start, or the change of the world in it."""
+    by_transitions: np.ndarray
+    """(2, A): unadapted and adapted error after 0, 1, ... transitions."""
+
+
+class ModelBased:
+    """The outer loop. A method adds ``adapter`` and ``loss``."""
+
+    stage_unit: Literal["update", "episode"] = "episode"
+    num_stages = 1
+    is_trial = True
+    progress = 0.0
+    cfg: ModelConfig
+
+    def prepare(self, cfg: ModelConfig, spec: EnvSpec, model: nn.Module, device: str) -> None:
+        """Set what all of them have.
+
+        Raises:
+            UserError: a family that cannot be planned for, or windows longer than its episodes.
+        """
+        if spec.action_kind != "box":
+            raise UserError(
+                f"{spec.name} has discrete actions; planners here need continuous ones, try "
+                "--env hidden-gain"
+            )
+        if spec.reward_fn is None:
+            raise UserError(
+                f"{spec.name} gives no reward as a function of (obs, action, next_obs), which a "
+                "planner needs; try --env hidden-gain, or give your environment a reward_fn"
+            )
+        if cfg.plan_horizon > spec.horizon:
+            raise UserError(
+                f"--plan-horizon is {cfg.plan_horizon}; expected at most an episode's "
+                f"{spec.horizon} steps"
+            )
+        if cfg.past + cfg.future > spec.horizon:
+            raise UserError(
+                f"--past {cfg.past} and --future {cfg.future} are longer together than an episode "
+                f"of {spec.horizon} steps; try --past {max(1, spec.horizon // 2)} --future "
+                f"{max(1, spec.horizon // 2)} or less"
+            )
+        self.cfg, self.spec, self.model = cfg, spec, model.to(device)
+        self.replay = Replay()
+        self.iteration = 0
+        self.optimizer = torch.optim.Adam(self.model.parameters(), cfg.outer_lr)
+
+    def adapter(self, lanes: int) -> Adapter:
+        """A frozen copy of the model, ready to adapt on B lanes."""
+        raise NotImplementedError
+
+    def loss(self, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """What one Adam step descends, on a fresh sample of the data; and what to report."""
+        raise NotImplementedError
+
+    def fit_statistics(self, data: Transitions) -> None:
+        """Normalise by everything there is."""
+        raise NotImplementedError
+
+    def learner(self, num_tasks: int, lanes: int, rng: torch.Generator) -> MPCLearner:
+        """A learner on a copy of the model, at the start of an episode."""
+        adapter = self.adapter(num_tasks * lanes)
+        return MPCLearner(adapter, self.cfg, self.spec, (num_tasks, lanes), rng)
+
+    def meta_update(self, env: TaskEnv, tasks: Tasks, rng: torch.Generator) -> Metrics:
+        """One episode on every lane, then so many Adam steps on all data."""
+        cfg = self.cfg
+        actor: RandomActor | MPCLearner
+        if self.iteration < cfg.random_iterations:
+            actor = RandomActor(self.spec, (tasks.num, cfg.lanes), rng)
+        else:
+            actor = self.learner(tasks.num, cfg.lanes, rng)
+        rollout = collect(env, tasks, actor, cfg.lanes, self.spec.horizon, rng)
+        ended = rollout.terminated | rollout.truncated
+        metrics: Metrics = {
+            "episode_reward_mean": float(first_episode_return(rollout.reward, ended).mean()),
+            "train/lanes_reset": float(getattr(getattr(actor, "adapter", None), "resets", 0)),
+        }
+        self.replay.add(rollout, clipped(rollout.action, self.spec))
+        assert self.replay.data is not None
+        self.fit_statistics(self.replay.data)
+        self.iteration += 1
+        totals: dict[str, Tensor] = {}
+        for _ in range(cfg.model_updates):
+            loss, report = self.loss(rng)
+            self.optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), cfg.max_grad_norm)
+            self.optimizer.step()
+            totals = {k: totals.get(k, 0.0) + v.detach() for k, v in report.items()}
+        return metrics | {f"loss/{k}": float(v) / cfg.model_updates for k, v in totals.items()}
+
+    @torch.no_grad()
+    def model_error(
+        self, env: TaskEnv, tasks: Tasks, lanes: int, rng: torch.Generator
+    ) -> ModelErrors:
+        """How well the model predicts an episode of random actions on each task.
+
+        The actions do not depend on the method, so every method is judged on the same transitions.
+        Counted are those after at least 16 others of the same episode, and of the same world where
+        it changed.
+        """
+        horizon = self.spec.horizon
+        actor = RandomActor(self.spec, (tasks.num, lanes), rng)
+        rollout = collect(env, tasks, actor, lanes, horizon, rng)
+        # (N, E, T, ...) -> (N*E, T, ...)
+        data_obs, data_next = rollout.obs.flatten(0, 1), rollout.next_obs.flatten(0, 1)
+        action = clipped(rollout.action, self.spec).flatten(0, 1)
+        ended = (rollout.terminated | rollout.truncated).flatten(0, 1)
+        adapter, fresh = self.adapter(tasks.num * lanes), self.adapter(tasks.num * lanes)
+        size = self.spec.obs_dim - self.spec.command_dim
+        delta = (data_next - data_obs)[..., :size].flatten(0, 1)
+        scale = delta.std(0, correction=0).clamp(min=1e-6)
+        errors = []
+        for t in range(horizon):
+            obs, act, following = data_obs[:, t], action[:, t], data_next[:, t]
+            for model in (fresh, adapter):
+                predicted = model.predict(obs.unsqueeze(1), act.unsqueeze(1)).squeeze(1)
+                wrong = (predicted - following)[:, :size] / scale
+                errors.append(wrong.square().mean(-1))
+            adapter.observe(obs, act, following, ended[:, t])
+        error = torch.stack(errors, -1).unflatten(-1, (horizon, 2))  # (N*E, T, 2)
+        seen, asked = time_in_episode(ended), torch.ones_like(ended)
+        since: Literal["start", "switch"] = "start"
+        if "info/switched" in rollout.extra:
+            since, asked = "switch", rollout.extra["info/switched"].flatten(0, 1).bool()
+            seen = torch.where(asked, time_in_episode(ended | opens(asked)), seen)
+        counted = (seen >= SETTLED).to(error).unsqueeze(-1)
+        per_task = (error * counted).unflatten(0, (tasks.num, lanes)).sum((1, 2))
+        per_task = per_task / counted.unflatten(0, (tasks.num, lanes)).sum((1, 2)).clamp(min=1)
+        curve = [error[asked & (seen == age)].mean(0) for age in range(2 * SETTLED + 1)]
+        unadapted, adapted = per_task.sqrt().cpu().double().numpy().T
+        by_age = torch.stack(curve, 1).sqrt().cpu().double().numpy()
+        return ModelErrors(unadapted, adapted, since, by_age)
+
+    def test_lrs(self, num_updates: int) -> list[float]:
+        """Nothing is updated between episodes."""
+        return []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Model, optimiser, and all data."""
+        return {
+            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "replay": self.replay.state_dict(), "iteration": self.iteration,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.replay.load_state_dict(state["replay"])
+        self.iteration = int(state["iteration"])
+
+
+def opens(on: Bool[Tensor, "b t"]) -> Bool[Tensor, "b t"]:
+    """True at the step before a stretch of ``on`` begins."""
+    return torch.cat([~on[:, :-1] & on[:, 1:], torch.zeros_like(on[:, :1])], 1)
+
+
+def frozen(model: nn.Module) -> Any:
+    """A copy that nothing trains."""
+    return copy.deepcopy(model).requires_grad_(False)
