@@ -10,7 +10,7 @@ LAYERS = [
     ["errors", "checks", "types", "seeding", "rows", "statistics"],
     ["ops"],
     ["nets", "envs"],
-    ["rollout", "tracker", "checkpoint"],
+    ["rollout", "replay", "tracker", "checkpoint"],
     ["algos"],
     ["evaluation", "presets", "progress"],
     ["training"],

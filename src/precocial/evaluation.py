@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,6 +69,7 @@ def adaptation_curve(
     seed: int,
     greedy: bool = False,
     device: str = "cpu",
+    on_trial: Callable[[Rollout], None] | None = None,
 ) -> Curve:
     """Run ``stages`` stages (the first before any adaptation) on every task.
 
@@ -75,7 +77,8 @@ def adaptation_curve(
     Otherwise support data are ``lanes`` episodes' worth of steps per stage, as in training; a
     stage's return is the first whole episode of every lane. With ``greedy``, update methods collect
     support by sampling and are scored on a rollout of their best actions. Nothing that training
-    reads changes: environment and generators are the evaluation's own.
+    reads changes: environment and generators are the evaluation's own. ``on_trial`` is handed the
+    rollout of every chunk of tasks, where a stage is an episode.
     """
     size = max(1, env.spec.lanes_at_once // lanes)
     parts, observed = [], np.zeros(stages)
@@ -90,6 +93,8 @@ def adaptation_curve(
                 env, part, learner, lanes, stages * env.spec.horizon, rng,
                 explore=not greedy, episodes=stages,
             )  # fmt: skip
+            if on_trial:
+                on_trial(rollout)
             table, lengths = _trial(rollout, stages)
             parts.append(table)
             observed += lanes * part.num

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from precocial import checkpoint
 from precocial.algos import ALGOS, CLASSES
-from precocial.algos.model_based import ModelBased
+from precocial.algos.model_based import ModelBased, ModelErrors
 from precocial.envs import SAME_TASKS
 from precocial.envs.base import TensorTaskEnv
 from precocial.envs.oracle import OracleEnv
@@ -25,7 +25,7 @@ from precocial.rollout import collect
 from precocial.seeding import generator
 from precocial.statistics import bootstrap_interval
 from precocial.training import Plan, load_algorithm, read_plan
-from precocial.types import Algorithm, Learner, Split, Step, TaskEnv, Tasks, UserError
+from precocial.types import Algorithm, Learner, Rollout, Split, Step, TaskEnv, Tasks, UserError
 
 
 def expand_runs(folders: list[Path]) -> list[Path]:
@@ -247,10 +247,15 @@ def evaluate(
     result["reference_curves"] = {}
     curves: dict[str, list[Curve]] = {k: [v] for k, v in first["known"].items()}
     same_stages = len(first["curve"].episodes_seen) - 1
+    theirs: dict[str, list[ModelErrors]] = {}  # on the transitions of the runs in question
     for run in others:
         algo = read_plan(run).algo
         if stage_unit(read_plan(run)) == first["unit"]:
-            curve = score(run, updates=same_stages)["curve"]
+            met = scored[len(theirs.get(algo, ())) % len(scored)]["trials"]
+            other = score(run, updates=same_stages, data=met[0] if met else None)
+            curve = other["curve"]
+            if met and other["model_error"] is not None:
+                theirs.setdefault(algo, []).append(other["model_error"])
         else:  # scored as it is, episode after episode
             curve = score(run, updates=0)["curve"]
             flat = np.repeat(curve.returns, same_stages + 1, 1)
@@ -259,6 +264,8 @@ def evaluate(
             home = run.parent if run.name.startswith("seed-") else run
             algo = f"{algo} ({home.name})"
         curves.setdefault(algo, []).append(curve)
+    if theirs:
+        result["reference_errors"] = {k: summarise_errors(v) for k, v in theirs.items()}
     for name, group in curves.items():
         stages = summarise(group, intervals=False)["stages"]
         total = float(np.mean([c.returns.sum(1).mean() for c in group]))
@@ -304,8 +311,13 @@ def _score(
     seed: int,
     adapt_lrs: tuple[float, ...] = (),
     with_known: bool = False,
+    data: Rollout | None = None,
 ) -> dict[str, Any]:
-    """One run on the evaluation's tasks."""
+    """One run on the evaluation's tasks.
+
+    ``data`` is what its model, if it has one, is to predict; by default what it met itself, of the
+    first chunk of tasks.
+    """
     overrides = {"adapt_lrs": adapt_lrs} if adapt_lrs else {}
     p, env, algorithm, _ = load_algorithm(run, which, **overrides)
     usual = algorithm.num_stages if algorithm.is_trial else 4
@@ -313,16 +325,22 @@ def _score(
     in_trial = algorithm.is_trial
     trial = in_trial and stages == usual
     assert lanes is not None
+    trials: list[Rollout] = []
+
+    def keep_first(rollout: Rollout) -> None:
+        if not trials:
+            trials.append(rollout)
+
     try:
         batch = env.sample_tasks(tasks, split, generator(seed, "evaluation tasks", split))
         curve = adaptation_curve(
             algorithm, env, batch, stages=stages, lanes=lanes, seed=seed, greedy=greedy,
             device=p.run.device,
+            on_trial=keep_first if isinstance(algorithm, ModelBased) else None,
         )  # fmt: skip
         errors = None
         if isinstance(algorithm, ModelBased):
-            rng = generator(seed, "model error", device=p.run.device)
-            errors = algorithm.model_error(env, batch, lanes, rng)
+            errors = algorithm.model_error(trials[0] if data is None else data)
         # The optimum is that of the family's whole trial, on the prior it was computed for.
         own = env.spec.trial_episodes or 1
         own_length = stages == own if in_trial else own == 1
@@ -338,7 +356,7 @@ def _score(
     references = {k: Curve(v.cpu().double().numpy(), None, *seen) for k, v in scores.items()}
     small = {k: v[:1000].tolist() for k, v in batch.params.items() if v[0].numel() <= 8}
     return {
-        "curve": curve, "model_error": errors, "lanes": lanes, "unit": algorithm.stage_unit,
+        "curve": curve, "model_error": errors, "trials": trials, "lanes": lanes, "unit": algorithm.stage_unit,
         "trial": trial, "adapt_lrs": algorithm.test_lrs(stages - 1),
         "is_trial": in_trial, "known": references,
         "optimum": None if optimum is None else float(optimum.mean()), "task_params": small,

@@ -108,7 +108,7 @@ def _pulls(pulls: int, arms: int, iterations: int, **algo: Any) -> Preset:
     )  # fmt: skip
 
 
-_GAIN: dict[str, Any] = {"hidden": (64, 64), "memory_size": 64, "model_updates": 100}
+_GAIN: dict[str, Any] = {"hidden": (64, 64), "memory_size": 64, "model_updates": 150}
 _ROBOT: dict[str, Any] = {"windows": 32, "model_updates": 300}
 """50 000 environment steps: ten iterations of ten episodes of 500 steps."""
 _ROBOT_PAPER: dict[str, Any] = {
@@ -126,7 +126,7 @@ def _robot(steps: int) -> dict[str, Preset]:
 
 
 PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
-    ("grbal", "hidden-gain"): {"default": Preset(20, _GAIN)},
+    ("grbal", "hidden-gain"): {"default": Preset(30, _GAIN)},
     ("grbal", "half-cheetah-disabled"): _robot(500),
     ("grbal", "half-cheetah-slope"): _robot(500),
     ("grbal", "half-cheetah-pier"): _robot(500),

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from precocial.checks import at_least, positive, widths
 from precocial.ops.planning import Plan, PlannerConfig, first_plan, imagined_return, improve, shift
-from precocial.ops.returns import first_episode_return, time_in_episode
+from precocial.ops.returns import episode_index, first_episode_return, time_in_episode
 from precocial.replay import Replay, Transitions
 from precocial.rollout import collect
-from precocial.types import EnvSpec, Metrics, Params, Step, TaskEnv, Tasks, UserError
+from precocial.types import EnvSpec, Metrics, Params, Rollout, Step, TaskEnv, Tasks, UserError
 
 WARM = 0.7
 """Correlation of random actions from one step to the next: a robot that only trembles shows
@@ -332,46 +332,40 @@ class ModelBased:
         return metrics | {f"loss/{k}": float(v) / cfg.model_updates for k, v in totals.items()}
 
     @torch.no_grad()
-    def model_error(
-        self, env: TaskEnv, tasks: Tasks, lanes: int, rng: torch.Generator
-    ) -> ModelErrors:
-        """How well the model predicts an episode of random actions on each task.
+    def model_error(self, rollout: Rollout) -> ModelErrors:
+        """How well the model predicts what happened on each task, whoever acted.
 
-        The actions do not depend on the method, so every method is judged on the same transitions.
-        Counted are those after at least 16 others of the same episode, and of the same world where
-        it changed.
+        Counted are transitions of a lane's first episode after at least 16 others, and as many of
+        the same world where it changed.
         """
-        horizon = self.spec.horizon
-        actor = RandomActor(self.spec, (tasks.num, lanes), rng)
-        rollout = collect(env, tasks, actor, lanes, horizon, rng)
+        (num, lanes), steps = rollout.reward.shape[:2], rollout.reward.shape[2]
         # (N, E, T, ...) -> (N*E, T, ...)
-        data_obs, data_next = rollout.obs.flatten(0, 1), rollout.next_obs.flatten(0, 1)
+        obs, next_obs = rollout.obs.flatten(0, 1), rollout.next_obs.flatten(0, 1)
         action = clipped(rollout.action, self.spec).flatten(0, 1)
         ended = (rollout.terminated | rollout.truncated).flatten(0, 1)
-        adapter, fresh = self.adapter(tasks.num * lanes), self.adapter(tasks.num * lanes)
+        adapter, fresh = self.adapter(num * lanes), self.adapter(num * lanes)
         size = self.spec.obs_dim - self.spec.command_dim
-        delta = (data_next - data_obs)[..., :size].flatten(0, 1)
-        scale = delta.std(0, correction=0).clamp(min=1e-6)
+        scale = (next_obs - obs)[..., :size].flatten(0, 1).std(0, correction=0).clamp(min=1e-6)
         errors = []
-        for t in range(horizon):
-            obs, act, following = data_obs[:, t], action[:, t], data_next[:, t]
+        for t in range(steps):
+            now = obs[:, t], action[:, t]
             for model in (fresh, adapter):
-                predicted = model.predict(obs.unsqueeze(1), act.unsqueeze(1)).squeeze(1)
-                wrong = (predicted - following)[:, :size] / scale
+                predicted = model.predict(*(x.unsqueeze(1) for x in now)).squeeze(1)
+                wrong = (predicted - next_obs[:, t])[:, :size] / scale
                 errors.append(wrong.square().mean(-1))
-            adapter.observe(obs, act, following, ended[:, t])
-        error = torch.stack(errors, -1).unflatten(-1, (horizon, 2))  # (N*E, T, 2)
-        seen, asked = time_in_episode(ended), torch.ones_like(ended)
+            adapter.observe(*now, next_obs[:, t], ended[:, t])
+        error = torch.stack(errors, -1).unflatten(-1, (steps, 2))  # (N*E, T, 2)
+        first = episode_index(ended) == 0
+        seen, asked = time_in_episode(ended), first
         since: Literal["start", "switch"] = "start"
         if "info/switched" in rollout.extra:
-            since, asked = "switch", rollout.extra["info/switched"].flatten(0, 1).bool()
+            since, asked = "switch", rollout.extra["info/switched"].flatten(0, 1).bool() & first
             seen = torch.where(asked, time_in_episode(ended | opens(asked)), seen)
-        counted = (seen >= SETTLED).to(error).unsqueeze(-1)
-        per_task = (error * counted).unflatten(0, (tasks.num, lanes)).sum((1, 2))
-        per_task = per_task / counted.unflatten(0, (tasks.num, lanes)).sum((1, 2)).clamp(min=1)
+        weight = (first & (seen >= SETTLED)).to(error).unsqueeze(-1)
+        total, count = (x.unflatten(0, (num, lanes)).sum((1, 2)) for x in (error * weight, weight))
         curve = [error[asked & (seen == age)].mean(0) for age in range(2 * SETTLED + 1)]
-        unadapted, adapted = per_task.sqrt().cpu().double().numpy().T
-        by_age = torch.stack(curve, 1).sqrt().cpu().double().numpy()
+        unadapted, adapted = (total / count.clamp(min=1)).sqrt().cpu().double().numpy().T
+        by_age = torch.stack(curve, 1).nan_to_num().sqrt().cpu().double().numpy()
         return ModelErrors(unadapted, adapted, since, by_age)
 
     def test_lrs(self, num_updates: int) -> list[float]:

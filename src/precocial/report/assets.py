@@ -44,6 +44,8 @@ figcaption { margin: 2px 0 0; }
   padding: 8px 14px; margin: 0 0 8px; }
 .table { padding: 14px 12px 6px; margin-bottom: 16px; }
 .table p { margin: 0 8px 4px; }
+.scroll + p { margin-top: 12px; padding-top: 12px; border-top: 1px solid var(--rule); }
+.table ul { margin: 6px 8px 8px; padding-left: 1.2em; }
 .scroll { overflow-x: auto; }
 table { font-size: .95rem; border-collapse: collapse; width: 100%;
   font-variant-numeric: tabular-nums; }

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from precocial.report.runs import REFERENCES, Evaluation, Group, mean_interval
+from precocial.report.runs import REFERENCES, Estimate, Evaluation, Group, mean_interval
 from precocial.report.words import decimals, number, percent, plural
 from precocial.statistics import bootstrap_interval, interquartile_mean
 
@@ -210,25 +210,9 @@ def by_episode(members: Members) -> Chart:
     for group, e in members:
         name, colour = group.label, _colour(group)
         curve = trial_curve(e)
-        mean = [m for m, _, _ in curve]
-        band = {
-            "x": [*x, *x[::-1]], "fill": "toself",
-            "y": _round([*(high for *_, high in curve), *(low for _, low, _ in curve[::-1])]),
-            "fillcolor": f"{colour}:0.15", "line": {"width": 0}, "mode": "lines",
-            "hoverinfo": "skip", "legendgroup": name,
-        }  # fmt: skip
-        places = decimals(mean)
-        line = {
-            "x": x, "y": _round(mean), "name": name, "legendgroup": name,
-            "mode": "lines+markers" if last <= MOST_MARKERS else "lines",
-            "line": {"color": colour, "width": 3},
-            "marker": _marker(group, 8, 1),
-            "customdata": [f"{number(a, places)} to {number(b, places)}" for _, a, b in curve],
-            "hovertemplate": "%{y} [%{customdata}]",
-        }  # fmt: skip
-        data += [band, line]
+        data += _estimates(group, x, curve)
         keys.append(Key(name, colour, "solid", name))
-        tips.append((name, colour, mean[-1]))
+        tips.append((name, colour, curve[-1][0]))
     for reference in trial_references(members):
         if reference.curve:
             name, colour = reference.name, reference.colour
@@ -317,7 +301,9 @@ def _episode_axis(last: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _end_labels(tips: list[tuple[str, str, float]], values: list[float], last: int) -> list[Trace]:
+def _end_labels(
+    tips: list[tuple[str, str, float]], values: list[float], last: float
+) -> list[Trace]:
     """Each line's name at its right end, in its colour, moved apart where they would overlap."""
     line_height = 1.15 * (max(values) - min(values)) * 17 / (WIDE_PLOT - 60)
     places = _apart([y for _, _, y in tips], line_height)
@@ -347,15 +333,133 @@ def _apart(values: list[float], gap: float) -> list[float]:
     return placed.tolist()
 
 
+# ---- adapting within an episode -----------------------------------------------------------
+
+
+def recovery(members: Members) -> Chart | None:
+    """Return per few steps around the moment at which the world changed."""
+    data: list[Trace] = []
+    keys, tips = [], []
+    having = [(g, e, e.recovery) for g, e in members if e.recovery]
+    if not having:
+        return None
+    for group, _, found in having:
+        name, colour = group.label, _colour(group)
+        x = [start + found.every / 2 for start in found.start]
+        data += _estimates(group, x, found.returns)
+        keys.append(Key(name, colour, "solid", name))
+        tips.append((name, colour, found.returns[-1][0]))
+    every = having[0][2].every
+    last = max(t["x"][-1] for t in data if "name" in t)
+    labels = _end_labels(tips, [v for t in data for v in t["y"] if v is not None], last)
+    over = "seeds and tasks" if any(e.num_seeds > 1 for _, e, _ in having) else "tasks"
+    which = "the first episode" if any(len(e.stages) > 1 for _, e, _ in having) else "an episode"
+    change = {
+        "type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper",
+        "line": {"color": "@ink", "width": 1.5, "dash": "dot"},
+    }  # fmt: skip
+    label = {
+        "x": 0, "y": 1, "yref": "paper", "yanchor": "bottom", "text": "the world changes",
+        "showarrow": False, "font": {"color": "@ink"},
+    }  # fmt: skip
+    return Chart(
+        "Recovery",
+        f"Mean return per {plural(every, 'step')} of {which} on "
+        f"{tasks_of([(g, e) for g, e, _ in having])}, drawn at the middle of these steps; an "
+        f"episode that ended early earns nothing from then on. Band: 95 % bootstrap interval of "
+        f"the mean over {over}. A method recovers if its line climbs again after the change, and "
+        "adapting is the reason if it climbs above that of a method that does not adapt; the old "
+        "height may be out of reach in the changed world.",
+        keys,
+        data + labels,
+        {
+            "xaxis": {"title": {"text": "steps since the change"}, "zeroline": False},
+            "yaxis": {"title": {"text": f"return per {plural(every, 'step')}"}},
+            "hovermode": "x unified",
+            "shapes": [change],
+            "annotations": [label],
+            "margin": {"t": 30, "r": 24 + round(7.2 * max(len(name) for name, _, _ in tips))},
+        },
+        wide=True,
+    )
+
+
+def model_error(members: Members) -> Chart | None:
+    """Next-state error by transitions seen, of the adapted model and of the unadapted one."""
+    data: list[Trace] = []
+    keys = []
+    having = [
+        (g, e, e.model_error) for g, e in members if e.model_error and e.model_error.transitions
+    ]
+    if not having:
+        return None
+    for group, _, found in having:
+        name, colour = group.label, _colour(group)
+        for what, dash, width, curve in (
+            ("unadapted", "dash", 1.8, found.unadapted_curve),
+            ("adapted", "solid", 2.6, found.adapted_curve),
+        ):
+            if what == "unadapted" and not found.adapts:
+                continue  # the very same line
+            data.append({
+                "x": found.transitions, "y": _round(curve), "mode": "lines", "legendgroup": name,
+                "name": f"{name}, {what if found.adapts else 'does not adapt'}",
+                "line": {"color": colour, "width": width, "dash": dash}, "hovertemplate": "%{y}",
+            })  # fmt: skip
+        keys.append(Key(name, colour, "solid", name))
+    after_change = having[0][2].since == "switch"
+    what, start = "transitions seen", "Before the first, nothing of the task is known."
+    if after_change:
+        what = "transitions seen since the world changed"
+        start = "At 0 the model is still adapted to the world as it was."
+    return Chart(
+        "Model error by transitions seen",
+        f"Error of predicting the next state on {tasks_of([(g, e) for g, e, _ in having])}, in "
+        "standard deviations of the state's change over a step: 0 is perfect, 1 is about what "
+        "always predicting the average change would do. Solid: the model as it adapts; dashed: as "
+        f"it starts an episode. {start} If adapting helps, the solid line falls below the dashed "
+        "one.",
+        keys,
+        data,
+        {
+            "xaxis": {"title": {"text": what}, "zeroline": False},
+            "yaxis": {"title": {"text": "model error"}, "rangemode": "tozero"},
+            "hovermode": "x unified",
+        },
+    )
+
+
+def _estimates(group: Group, x: Sequence[float], values: list[Estimate]) -> tuple[Trace, Trace]:
+    """Band and line."""
+    name, colour = group.label, _colour(group)
+    places = decimals(mean for mean, *_ in values)
+    band = {
+        "x": [*x, *x[::-1]], "fill": "toself",
+        "y": _round([*(high for *_, high in values), *(low for _, low, _ in values[::-1])]),
+        "fillcolor": f"{colour}:0.15", "line": {"width": 0}, "mode": "lines",
+        "hoverinfo": "skip", "legendgroup": name,
+    }  # fmt: skip
+    line = {
+        "x": x, "y": _round(mean for mean, *_ in values), "name": name, "legendgroup": name,
+        "mode": "lines+markers" if len(x) <= MOST_MARKERS else "lines",
+        "line": {"color": colour, "width": 3}, "marker": _marker(group, 8, 1),
+        "customdata": [f"{number(a, places)} to {number(b, places)}" for _, a, b in values],
+        "hovertemplate": "%{y} [%{customdata}]",
+    }  # fmt: skip
+    return band, line
+
+
 # ---- training, and results by task --------------------------------------------------------
 
 
 def training(groups: Sequence[Group]) -> list[Chart]:
     """Training curves of groups of one unit: on training and on valid tasks, on one scale."""
     charts = []
-    what_is = "Solid: after adapting; dotted: before"
+    what_is = " Solid: after adapting; dotted: before."
     if groups[0].unit == "episode":
-        what_is = "Solid: last episode of the trial; dotted: first"
+        logged = {key for group in groups for run in group.runs for row in run.rows for key in row}
+        several = any("_reward_mean_adapt_" in key for key in logged)
+        what_is = " Solid: last episode of the trial; dotted: first." if several else ""
     for prefix, what in (
         ("train", "tasks it trains on"),
         ("valid", "valid tasks, never trained on"),
@@ -374,7 +478,7 @@ def training(groups: Sequence[Group]) -> list[Chart]:
             charts.append(
                 Chart(
                     "Training curve" if prefix == "train" else "Validation curve",
-                    f"Mean return while training, on {what}. {what_is}. Bold: mean over seeds; "
+                    f"Mean return while training, on {what}.{what_is} Bold: mean over seeds; "
                     "thin: each seed.",
                     keys,
                     data,
@@ -404,7 +508,9 @@ def _returns_logged(group: Group, prefix: str) -> list[tuple[str, Literal["solid
     numbers = [int(key.rpartition("_")[2]) for key in logged if key.startswith(f"{base}_adapt_")]
     found: list[tuple[str, Literal["solid", "dot"], str]] = []
     episodes = group.unit == "episode"
-    if base in logged:
+    if base in logged and episodes and not numbers:
+        found.append(("return", "solid", base))
+    elif base in logged:
         found.append(("episode 1" if episodes else "before adapting", "dot", base))
     if numbers:
         last = max(numbers)
@@ -529,7 +635,9 @@ def _maps(members: Members, name: str) -> list[Chart]:
     for group, e in members:
         values = e.per_task.mean(1) if e.by_episode else e.per_task[:, -1]
         low, high = np.percentile(values, [2, 98])
-        when = "of an episode, mean over the trial" if e.by_episode else _when(e)[1]
+        when = _when(e)[1]
+        if e.by_episode:
+            when = "of an episode" + (", mean over the trial" if len(e.stages) > 1 else "")
         points = e.task_params[name]
         extra = f": {group.label}" if len(members) > 1 else ""
         trace = {
@@ -573,8 +681,8 @@ def _bars(members: Members, name: str) -> Chart:
     for group, e in members:
         values = e.task_params[name]
         distinct = np.unique(values)
-        for label, end, style in zip(_short(e), ends(e), ("pale", "block"), strict=True):
-            key = f"{group.label}, {label}"
+        for label, end, style in _ends_shown(e, "pale", "block"):
+            key = f"{group.label}{label}"
             rows = [end[values == v] for v in distinct]
             means = [float(middle(row)) for row in rows]
             spans = [bootstrap_interval(row[None], trim=trim) for row in rows]
@@ -590,12 +698,13 @@ def _bars(members: Members, name: str) -> Chart:
                 "marker": {"color": _colour(group) + (":0.4" if style == "pale" else "")},
                 "hovertemplate": "%{y}",
             })  # fmt: skip
-            keys.append(Key(key, _colour(group), "pale" if style == "pale" else "block", key))
+            keys.append(Key(key, _colour(group), style, key))
     before, after = _when(e)
+    when = f", {before} and {after}" if len(e.stages) > 1 else ""
     return Chart(
         f"By {name}",
-        f"{'Interquartile mean' if trim else 'Mean'} return of the {e.split} tasks of each {name}, "
-        f"{before} and {after}; whiskers: 95 % bootstrap interval over the tasks drawn.",
+        f"{'Interquartile mean' if trim else 'Mean'} return of the {e.split} tasks of each {name}"
+        f"{when}; whiskers: 95 % bootstrap interval over the tasks drawn.",
         keys,
         data,
         {
@@ -609,8 +718,8 @@ def _against(members: Members, name: str) -> Chart:
     """Return at both ends of the curve against one continuous parameter."""
     data, keys = [], []
     for group, e in members:
-        for label, end, style in zip(_short(e), ends(e), ("ring", "mark"), strict=True):
-            key = f"{group.label}, {label}"
+        for label, end, style in _ends_shown(e, "ring", "mark"):
+            key = f"{group.label}{label}"
             marker = _marker(group, 7, 0.75)
             if style == "ring":
                 marker |= {"symbol": f"{_symbol(group)}-open"}
@@ -619,12 +728,13 @@ def _against(members: Members, name: str) -> Chart:
                 "mode": "markers", "marker": marker, "name": key, "legendgroup": key,
                 "hovertemplate": f"{name} %{{x}}<br>return %{{y}}",
             })  # fmt: skip
-            keys.append(Key(key, _colour(group), "ring" if style == "ring" else "mark", key))
+            keys.append(Key(key, _colour(group), style, key))
     e = members[0][1]
     before, after = _when(e)
+    when = f": hollow {before}, filled {after}" if len(e.stages) > 1 else ""
     return Chart(
         f"By {name}",
-        f"Each {e.split} task at its {name}, mean over seeds: hollow {before}, filled {after}.",
+        f"Return on each {e.split} task at its {name}, mean over seeds{when}.",
         keys,
         data,
         {
@@ -655,6 +765,15 @@ def _short(e: Evaluation) -> tuple[str, str]:
         return "before adapting", "after"
     first, last = _when(e)
     return first.removeprefix("in the "), last.removeprefix("in the ")
+
+
+def _ends_shown(e: Evaluation, before: Style, after: Style) -> list[tuple[str, np.ndarray, Style]]:
+    """(rest of a label, return of each task, style) of the ends; of a single stage, that."""
+    first, last = ends(e)
+    if len(e.stages) == 1:
+        return [("", last, after)]
+    labels = _short(e)
+    return [(f", {labels[0]}", first, before), (f", {labels[1]}", last, after)]
 
 
 def _colour(group: Group) -> str:

@@ -19,9 +19,11 @@ from precocial.report import figures
 from precocial.report.assets import SCRIPT, STYLE
 from precocial.report.runs import (
     REFERENCES,
+    Estimate,
     Evaluation,
     Group,
     Kind,
+    below,
     description,
     read_groups,
     settings,
@@ -197,13 +199,19 @@ def _outcome(e: Evaluation) -> str:
     if not e.by_episode:
         after = f"after {plural(last.stage, e.unit)}" if last.stage else "without adapting"
         return f"return {after}, "
-    words = f"mean return, first and last of {last.stage + 1} episodes" if last.stage else "return"
+    words = "mean return"
+    words += f", first and last of {last.stage + 1} episodes" if last.stage else " of an episode"
     if e.trial:
-        words += f"; whole trial {number(e.trial[0])}"
+        words += f"; whole trial {number(e.trial[0])}" if last.stage else ""
         optimum = e.references.get("optimum", 0.0)
         words += f", {percent(e.trial[0] / optimum)} of the optimum" if optimum > 0 else ""
+    if error := e.model_error:
+        words += f"; model error {number(error.unadapted[0])}"
+        changed = f" → {number(error.adapted[0])} by adapting"
+        words += changed if error.adapts else ", does not adapt"
     if e.stages[0].success is not None and last.success is not None:
-        words += f"; success {percent(e.stages[0].success)} → {percent(last.success)}"
+        first = f"{percent(e.stages[0].success)} → " if last.stage else ""
+        words += f"; success {first}{percent(last.success)}"
     return f"{words}; "
 
 
@@ -263,7 +271,11 @@ def _doubts(group: Group, e: Evaluation) -> list[str]:
             found.append("no gain from adapting beyond what chance among the tasks explains.")
         if when := _best_before_the_end(e):
             found.append(f"the return is best {when} and falls from there.")
+    if group.algo not in REFERENCES and (len(e.stages) > 1 or e.by_episode):
         found += _no_better(e)
+    if e.model_error and e.model_error.adapts and e.model_error.gap <= 0:
+        overlap = "the intervals of the model's error, unadapted and adapted, overlap."
+        found.append("adapting raises the model's error." if e.model_error.gap else overlap)
     if e.num_seeds == 1:
         found.append("one seed only, so its intervals say nothing about other seeds.")
     elif e.num_seeds != len(group.runs):
@@ -299,7 +311,8 @@ def _no_better(e: Evaluation) -> list[str]:
     ):
         score = e.reference_curves.get(name, [-math.inf])[-1]
         if e.stages[-1].low <= score:
-            found.append(f"no better in the last episode than {what} ({number(score)}).")
+            when = " in the last episode" if len(e.stages) > 1 else ""
+            found.append(f"no better{when} than {what} ({number(score)}).")
     return found[:1]
 
 
@@ -329,6 +342,16 @@ def _kinds(groups: Sequence[Group]) -> dict[Kind, list[tuple[Group, Evaluation]]
     return kinds
 
 
+def _first_episodes(groups: Sequence[Group]) -> list[list[tuple[Group, Evaluation]]]:
+    """What can share a figure about the first episode, however many a trial has."""
+    found: dict[tuple[Any, ...], dict[str, tuple[Group, Evaluation]]] = {}
+    for group in groups:
+        for e in group.evaluations:
+            if e.recovery or e.model_error:
+                found.setdefault(e.kind[:-1], {}).setdefault(group.label, (group, e))
+    return [list(members.values()) for members in found.values()]
+
+
 def _table(unit: str, rows: list[tuple[Group, Evaluation | None]]) -> str:
     evaluations = [e for _, e in rows if e]
     phrases = {figures.tasks_phrase(e) for e in evaluations}
@@ -344,15 +367,16 @@ def _table(unit: str, rows: list[tuple[Group, Evaluation | None]]) -> str:
     for stage in _stages_shown(evaluations, last):
         header = f"after<br>{plural(stage, unit)}" if stage else "before<br>adapting"
         if unit == "episode":
-            header = f"episode<br>{stage + 1}"
+            header = f"episode<br>{stage + 1}" if last else "return"
         columns.append((header, _stage_cell(stage), "strong" if stage == last else ""))
     if last:
         columns.append(("gain", _gain_cell, ""))
     if unit != "episode":
         columns += _trial_columns(evaluations)
     if any(e.success_rate is not None for e in evaluations):
-        title = "success in<br>last episode" if unit == "episode" else "success"
+        title = "success in<br>last episode" if unit == "episode" and last else "success"
         columns.append((title, _success_cell, ""))
+    columns += _model_columns(evaluations)
     head = "".join(f'<th scope="col" class="{css}">{title}</th>' for title, _, css in columns)
     body = []
     for group, e in rows:
@@ -361,13 +385,117 @@ def _table(unit: str, rows: list[tuple[Group, Evaluation | None]]) -> str:
     where = f" on {phrases.pop()}" if len(phrases) == 1 else ""
     what = "Return{}: interquartile mean, and its 95 % bootstrap interval below."
     if unit == "episode":
-        what = "Return of single episodes of a trial{}: mean, and its 95 % interval below."
+        of = "single episodes of a trial" if last or not evaluations else "an episode"
+        what = f"Return of {of}{{}}: mean, and its 95 % interval below."
     return (
         f'<div class="card table"><p class="small">{what.format(where)}</p>\n'
         '<div class="scroll" tabindex="0"><table aria-label="Results">'
         f'<thead><tr><th scope="col" class="text">algorithm</th>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div></div>"
+        f"<tbody>{''.join(body)}</tbody></table></div>{_model_words(rows)}</div>"
     )
+
+
+def _model_columns(evaluations: list[Evaluation]) -> list[Column]:
+    """Errors of models, and returns around a change of the world."""
+    columns: list[Column] = []
+    if any(e.model_error for e in evaluations):
+        columns += [
+            ("model error<br>unadapted", _error_cell("unadapted"), ""),
+            ("model error<br>adapted", _error_cell("adapted"), "strong"),
+        ]
+    every = {e.recovery.every for e in evaluations if e.recovery}
+    if len(every) == 1:
+        steps = plural(every.pop(), "step")
+        columns += [
+            (f"{steps} before<br>the change", _recovery_cell("before"), ""),
+            (f"{steps}<br>after it", _recovery_cell("after"), ""),
+            (f"last<br>{steps}", _recovery_cell("last"), ""),
+        ]
+    return columns
+
+
+def _error_cell(name: str) -> Callable[[Group, Evaluation | None], str]:
+    def cell(group: Group, e: Evaluation | None) -> str:
+        if not e or not e.model_error:
+            return MISSING
+        if name == "adapted" and not e.model_error.adapts:
+            return '<span class="ci">does not adapt</span>'
+        return _with_interval(getattr(e.model_error, name))
+
+    return cell
+
+
+def _recovery_cell(when: str) -> Callable[[Group, Evaluation | None], str]:
+    def cell(group: Group, e: Evaluation | None) -> str:
+        around = e.recovery if e else None
+        if not around:
+            return MISSING
+        start = {"before": -around.every, "after": 0, "last": around.start[-1]}[when]
+        found = around.at(start)
+        return _with_interval(found, decimals(mean for mean, *_ in around.returns))
+
+    return cell
+
+
+def _with_interval(estimate: Estimate | None, places: int | None = None) -> str:
+    """A mean, and its interval below where there is one."""
+    if not estimate:
+        return MISSING
+    places = decimals(estimate) if places is None else places
+    mean, low, high = (number(v, places) for v in estimate)
+    known = math.isfinite(estimate[1])
+    return f'{mean}<span class="ci">{low} to {high}</span>' if known else mean
+
+
+def _model_words(rows: list[tuple[Group, Evaluation | None]]) -> str:
+    """What a model's error is, and what adapting did to that of each method."""
+    having = [(group, e) for group, e in rows if e and e.model_error]
+    if not having:
+        return ""
+    several = len({figures.tasks_phrase(e) for _, e in having}) > 1
+    items = []
+    for group, e in having:
+        fixed = {
+            other.label: f.model_error.unadapted
+            for other, f in having
+            if f.kind == e.kind and f.model_error and not f.model_error.adapts
+        }
+        name = group.label + (f" on {figures.tasks_phrase(e)}" if several else "")
+        items.append(f"<li><b>{escape(name)}</b>: {escape(_error_words(e, fixed))}</li>")
+    return (
+        '<p class="small">Model error: how far off the model\'s prediction of the next state is, '
+        "root mean square, in standard deviations of the state's change over a step: 0 is perfect, "
+        "1 is about what always predicting the average change would do. Measured on the same "
+        "episodes of random actions for every method, once at least 16 transitions of the same "
+        "world have been seen: with the model as it starts an episode (unadapted), and as it has "
+        "adapted by then. Adapting gains something where the adapted error is lower and the "
+        "intervals lie apart; and where it is lower than that of a model that never adapts, since "
+        "a model made for adapting may be a poor one before.</p>"
+        f'<ul class="small">{"".join(items)}</ul>'
+    )
+
+
+def _error_words(e: Evaluation, fixed: dict[str, Estimate]) -> str:
+    """Whether adapting lowered the error, and to below that of models that never adapt."""
+    error = e.model_error
+    assert error
+    before, after = error.unadapted, error.adapted
+    if not error.adapts:
+        return f"does not adapt; its error is {number(before[0])}."
+    verb = "lowered" if after[0] < before[0] else "raised"
+    share = percent(abs(after[0] / before[0] - 1)) if before[0] > 0 else MISSING
+    text = f"adapting {verb} the error by {share}, from {number(before[0])} to {number(after[0])}"
+    if math.isfinite(before[1]) and math.isfinite(after[1]):
+        apart = "lie apart" if error.gap else "overlap, so that may be chance"
+        text += f"; these intervals {apart}"
+    if len(error.seeds) > 1:
+        text += f"; lower in {sum(b < a for a, b in error.seeds)} of {len(error.seeds)} seeds"
+    for name, other in fixed.items():
+        how = "not below"
+        if after[0] < other[0]:
+            how = "below" if below(after, other) else "lower than, with overlapping intervals,"
+        text += f"; {how} the {number(other[0])} of {name}, which never adapts"
+    return f"{text}."
 
 
 def _row_head(group: Group) -> str:
@@ -395,6 +523,8 @@ def _totals(members: figures.Members) -> str:
         return ""
     optimum = next((r.total for r in references if r.name == "optimum"), 0.0)
     num, by_episode = len(trials[0][1].stages), trials[0][1].by_episode
+    if num == 1 and not references:
+        return ""  # all of it is in the table of results
     places = decimals([mean for *_, (mean, _, _) in trials])
     rows = [
         _totals_row(
@@ -404,20 +534,24 @@ def _totals(members: figures.Members) -> str:
         for group, e, (mean, low, high) in trials
     ]  # fmt: skip
     if references:
-        width = 6 if optimum > 0 else 5
+        width = 4 + (optimum > 0) + (num > 1)
         rows.append(f'<tr><td colspan="{width}" class="text small">on the same tasks:</td></tr>')
     for r in references:
-        key = _swatch(figures.Key(r.name, r.colour, r.style, r.name)) if r.curve else "<svg></svg>"
+        drawn = r.curve and num > 1
+        key = _swatch(figures.Key(r.name, r.colour, r.style, r.name)) if drawn else "<svg></svg>"
         head = f'<th scope="row" class="text reference">{key}{escape(r.name)}</th>'
         rows.append(_totals_row(head, r.total, "", "", optimum, num, places))
     share = '<th scope="col">share of<br>optimum</th>' if optimum > 0 else ""
     stage, stages = ("episode", "its episodes") if by_episode else ("stage", "all its stages")
+    per = f'<th scope="col">per {stage}</th>' if num > 1 else ""
+    what = f"Whole trial: sum of the returns of {stages} ({num})" if num > 1 else "Return"
     return (
-        '<div class="card table"><p class="small">Whole trial: sum of the returns of '
-        f"{stages} ({num}), mean over {figures.tasks_of(members)}.</p>\n"
+        f'<div class="card table"><p class="small">{what}, mean over '
+        f"{figures.tasks_of(members)}.</p>\n"
         '<div class="scroll" tabindex="0"><table class="totals" aria-label="Trial totals">'
-        '<thead><tr><th scope="col" class="text">method</th><th scope="col">total</th>'
-        f'<th scope="col">95 % interval</th>{share}<th scope="col">per {stage}</th>'
+        '<thead><tr><th scope="col" class="text">method</th>'
+        f'<th scope="col">{"total" if num > 1 else "return"}</th>'
+        f'<th scope="col">95 % interval</th>{share}{per}'
         f'<th scope="col">seeds</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div></div>'
     )
 
@@ -426,9 +560,10 @@ def _totals_row(
     head: str, total: float, interval: str, seeds: str, optimum: float, num: int, places: int
 ) -> str:
     share = f"<td>{percent(total / optimum)}</td>" if optimum > 0 else ""
+    per = f"<td>{number(total / num)}</td>" if num > 1 else ""
     return (
         f'<tr>{head}<td class="strong">{number(total, places)}</td><td>{interval}</td>{share}'
-        f"<td>{number(total / num)}</td><td>{seeds}</td></tr>"
+        f"{per}<td>{seeds}</td></tr>"
     )
 
 
@@ -500,6 +635,8 @@ def _section(title: str, groups: list[Group], charts: list[figures.Chart]) -> st
     for members in kinds.values():
         e = members[0][1]
         more = f", {figures.tasks_of(members)}" if len(kinds) > 1 else ""
+        if all(len(other.stages) == 1 for _, other in members):
+            continue  # a point is no curve; the table has it
         if e.by_episode:
             more += f", {plural(len(e.stages), 'episode')}" if len(kinds) > 1 else ""
             parts.append(_chart(figures.by_episode(members), charts, more))
@@ -507,13 +644,18 @@ def _section(title: str, groups: list[Group], charts: list[figures.Chart]) -> st
             parts += [_chart(success, charts, more)] if success else []
         else:
             parts.append(_chart(figures.adaptation(members), charts, more))
+    alike = _first_episodes(groups)
+    for members in alike:
+        more = f", {figures.tasks_of(members)}" if len(alike) > 1 else ""
+        found = (figures.recovery(members), figures.model_error(members))
+        parts += [_chart(chart, charts, more) for chart in found if chart]
     parts += [_picture(group, path) for group in groups for path in group.pictures]
     units: dict[str, list[Group]] = {}
     for group in groups:
         units.setdefault(group.unit, []).append(group)
-    for alike in units.values():
-        more = f": {listed(g.label for g in alike)}" if len(units) > 1 else ""
-        parts += [_chart(chart, charts, more) for chart in figures.training(alike)]
+    for same in units.values():
+        more = f": {listed(g.label for g in same)}" if len(units) > 1 else ""
+        parts += [_chart(chart, charts, more) for chart in figures.training(same)]
     for members in list(kinds.values())[:1]:
         if len(members[0][1].stages) > 1 and figures.is_spread_out(members):
             parts.append(_chart(figures.before_after(members), charts))
@@ -607,9 +749,23 @@ def _reading(groups: Sequence[Group]) -> str:
             "tasks again; with one seed, tasks only.",
         }
     if "episode" in units:
-        words |= _words_of_trials(alone=len(units) == 1)
+        episodes = [e for e in evaluations if e.by_episode]
+        single = bool(episodes) and all(len(e.stages) == 1 for e in episodes)
+        words |= _words_of_trials(alone=len(units) == 1, single=single)
     elif any(e.trial for e in evaluations):
         words["whole trial"] = "Sum over all stages of a trial, mean over tasks."
+    if any(e.recovery for e in evaluations):
+        words["the change"] = (
+            "The step of an episode at which the world becomes another without a word; what the "
+            "method knew until then is wrong from there."
+        )
+    if any(e.model_error for e in evaluations):
+        words |= {
+            "model error": "Root mean square error of the predicted next state, in standard "
+            "deviations of the state's change over a step.",
+            "unadapted, adapted": "The model as it starts an episode, and as the last transitions "
+            "of the episode have changed it.",
+        }
     meanings = {
         "oracle": "A policy that is told the task; what adapting could reach at best.",
         "multi-task": "One policy trained on all tasks and blind to which one it faces; what can "
@@ -629,8 +785,13 @@ def _reading(groups: Sequence[Group]) -> str:
     return f'<h2>How to read this</h2>\n<div class="card"><dl>{items}</dl></div>'
 
 
-def _words_of_trials(*, alone: bool) -> dict[str, str]:
-    """What is meant where a stage is an episode; ``alone``: and nowhere an update."""
+def _words_of_trials(*, alone: bool, single: bool) -> dict[str, str]:
+    """What is meant where a stage is an episode.
+
+    Args:
+        alone: And nowhere an update.
+        single: And a trial is one episode everywhere.
+    """
     words = {
         "trial": "Several episodes on one task without a break. The agent starts it knowing "
         "nothing of the task and remembers what it did and saw; nothing in its network changes.",
@@ -638,14 +799,23 @@ def _words_of_trials(*, alone: bool) -> dict[str, str]:
         "whole trial": "Sum of the returns of all episodes of a trial, so exploring costs what it "
         "costs; mean over tasks.",
     }
-    if alone:
-        words |= {
-            "return": "Sum of rewards over an episode, not discounted; for each task the mean over "
-            "its parallel trials.",
-            "gain": "Mean return of the last episode less that of the first.",
-            "95 % interval": "Of the mean, over tasks and seeds; with one seed, over tasks only. "
-            "Bootstrap for totals, normal approximation for single episodes.",
+    if single:
+        words = {
+            "an episode": "Its task is new to the agent, which adapts while it acts: what it does "
+            "at a step rests on what it has seen until then."
         }
+    if alone:
+        words["return"] = (
+            "Sum of rewards over an episode, not discounted; for each task the mean over its "
+            f"parallel {'episodes' if single else 'trials'}."
+        )
+        if not single:
+            words["gain"] = "Mean return of the last episode less that of the first."
+        words["95 % interval"] = (
+            "Of the mean, over tasks and seeds; with one seed, over tasks only. Bootstrap for "
+            f"{'model errors and around a change' if single else 'totals'}, normal approximation "
+            f"for {'returns of whole' if single else 'single'} episodes."
+        )
     else:
         words["mean and interval of an episode"] = (
             "Where a stage is an episode, returns are plain means, since they may be 0 or 1; the "

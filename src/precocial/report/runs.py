@@ -25,6 +25,8 @@ REFERENCES = (*UPDATED, "domain-randomization")
 """Algorithms that others are compared with; they are not expected to gain from adapting."""
 
 Kind = tuple[str, str, bool, str, int]
+Estimate = tuple[float, float, float]
+"""Mean, and both ends of its 95 % interval; these are NaN where the file holds none."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,58 @@ class Stage:
     """Share of episodes that succeeded."""
 
 
+def below(a: Estimate, b: Estimate) -> bool:
+    """Whether all of one interval is below all of another."""
+    return a[2] < b[1]
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Returns around a change of the world in the middle of an episode."""
+
+    every: int
+    """Steps that a return is summed over."""
+    start: list[int]
+    """First step of every sum, counted from the change."""
+    returns: list[Estimate]
+
+    def at(self, start: int) -> Estimate | None:
+        """The sum that begins at a step, where it is known."""
+        return self.returns[self.start.index(start)] if start in self.start else None
+
+
+@dataclass(frozen=True)
+class ModelError:
+    """Next-state error of a model, in standard deviations of the state's change over a step."""
+
+    unadapted: Estimate
+    adapted: Estimate
+    seeds: list[tuple[float, float]]
+    """(unadapted, adapted) of every seed."""
+    since: str
+    """What transitions are counted from, ``start`` of the episode or ``switch`` of the world."""
+    transitions: list[int]
+    unadapted_curve: list[float]
+    """Error by transitions seen."""
+    adapted_curve: list[float]
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the model predicts anything else once it has seen the task."""
+        pairs = zip(
+            [self.unadapted[0], *self.unadapted_curve],
+            [self.adapted[0], *self.adapted_curve],
+            strict=True,
+        )
+        known = [pair for pair in pairs if all(map(math.isfinite, pair))]
+        return not all(math.isclose(a, b, rel_tol=1e-6) for a, b in known)
+
+    @property
+    def gap(self) -> int:
+        """1 if adapting lowered the error, -1 if it raised it, 0 while the intervals overlap."""
+        return below(self.adapted, self.unadapted) - below(self.unadapted, self.adapted)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """An adaptation curve over one or more seeds."""
@@ -99,8 +153,12 @@ class Evaluation:
     finite_family: bool
     """Whether held-out tasks repeat: then train and test tasks are the same."""
     success_rate: float | None
-    trial: tuple[float, float, float] | None
+    trial: Estimate | None
     """Mean and 95 % interval of the sum over all stages, where they are one trial."""
+    recovery: Recovery | None
+    """Of the first episode, where the world changes during it."""
+    model_error: ModelError | None
+    """Where the method has a model."""
     files: tuple[Path, ...]
 
     @property
@@ -156,7 +214,8 @@ class Group:
         if self.evaluations:
             return self.evaluations[0].unit
         settings = self.runs[0].config.get("algo_config") or {}
-        return "episode" if "episodes_per_trial" in settings else "update"
+        by_episode = {"episodes_per_trial", "plan_horizon"} & settings.keys()
+        return "episode" if by_episode else "update"
 
     @property
     def family(self) -> dict[str, Any]:
@@ -353,8 +412,45 @@ def read_evaluation(path: Path) -> Evaluation:
         finite_family=split != "train" and _is_finite(document, arrays),
         success_rate=document.get("success_rate"),
         trial=trial,
+        recovery=_recovery(document.get("recovery") or {}),
+        model_error=_model_error(document.get("model_error") or {}),
         files=(path,),
     )
+
+
+def _recovery(found: dict[str, Any]) -> Recovery | None:
+    if not found.get("start"):
+        return None
+    rows = zip(found["start"], found["return"], found["ci95"], strict=True)
+    known = [(int(k), _estimate(mean, ends)) for k, mean, ends in rows if math.isfinite(mean)]
+    return Recovery(int(found["every"]), [k for k, _ in known], [row for _, row in known])
+
+
+def _model_error(found: dict[str, Any]) -> ModelError | None:
+    if not {"unadapted", "adapted"} <= found.keys():
+        return None
+    before, after = (
+        _estimate(found[name], found.get(f"{name}_ci95")) for name in ("unadapted", "adapted")
+    )
+    seeds = zip(
+        found.get("unadapted_seeds", [before[0]]),
+        found.get("adapted_seeds", [after[0]]),
+        strict=True,
+    )
+    curves = found.get("by_transitions") or {}
+    transitions = [int(k) for k in curves.get("transitions", [])]
+    columns = [[float(v) for v in curves.get(name, [])] for name in ("unadapted", "adapted")]
+    if {len(column) for column in columns} != {len(transitions)}:
+        raise ValueError("by_transitions does not fit its transitions")
+    return ModelError(
+        before, after, [(float(a), float(b)) for a, b in seeds],
+        str(curves.get("since", "start")), transitions, *columns,
+    )  # fmt: skip
+
+
+def _estimate(mean: float, ends: Sequence[float] | None) -> Estimate:
+    low, high = ends or (math.nan, math.nan)
+    return float(mean), float(low), float(high)
 
 
 def mean_interval(
@@ -430,12 +526,54 @@ def _combined(singles: list[Evaluation]) -> list[Evaluation]:
                 seed_means=seed_means,
                 success_rate=_mean([e.success_rate for e in parts]),
                 trial=totals if all(e.trial for e in parts) else None,
+                recovery=_pooled_recovery([e.recovery for e in parts if e.recovery]),
+                model_error=_pooled_error([e.model_error for e in parts if e.model_error]),
                 references={k: v for e in parts[::-1] for k, v in e.references.items()},
                 reference_curves={k: v for e in parts[::-1] for k, v in e.reference_curves.items()},
                 files=tuple(path for e in parts for path in e.files),
             )
         )
     return combined
+
+
+def _pooled_recovery(parts: list[Recovery]) -> Recovery | None:
+    """What all seeds know, over seeds."""
+    if not parts:
+        return None
+    start = [k for k in parts[0].start if all(k in part.start for part in parts)]
+    rows = [[row for part in parts if (row := part.at(k))] for k in start]
+    return Recovery(parts[0].every, start, [_pooled(row) for row in rows])
+
+
+def _pooled_error(parts: list[ModelError]) -> ModelError | None:
+    """The same of model errors; curves where all have one of the same length."""
+    if not parts:
+        return None
+    alike = all(part.transitions == parts[0].transitions for part in parts)
+    curves = [[p.unadapted_curve for p in parts], [p.adapted_curve for p in parts]]
+    before, after = (np.mean(c, 0).tolist() if alike else [] for c in curves)
+    return replace(
+        parts[0],
+        unadapted=_pooled([p.unadapted for p in parts]),
+        adapted=_pooled([p.adapted for p in parts]),
+        seeds=[pair for p in parts for pair in p.seeds],
+        transitions=parts[0].transitions if alike else [],
+        unadapted_curve=before,
+        adapted_curve=after,
+    )
+
+
+def _pooled(parts: list[Estimate]) -> Estimate:
+    """Mean of single seeds' means, with an interval over seeds and tasks.
+
+    The seeds saw the same tasks, so the chance in drawing these does not average out over seeds.
+    """
+    means = np.array([mean for mean, *_ in parts])
+    halves = np.array([(high - low) / 2 for _, low, high in parts])
+    between = 1.96**2 * float(means.var(ddof=1)) / len(means) if len(means) > 1 else 0.0
+    half = math.sqrt(float(np.square(halves).mean()) + between)
+    mean = float(means.mean())
+    return mean, mean - half, mean + half
 
 
 def _mean(values: list[float | None]) -> float | None:
