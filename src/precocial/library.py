@@ -252,10 +252,10 @@ def evaluate(
         algo = read_plan(run).algo
         if stage_unit(read_plan(run)) == first["unit"]:
             met = scored[len(theirs.get(algo, ())) % len(scored)]["trials"]
-            other = score(run, updates=same_stages, data=met[0] if met else None)
-            curve = other["curve"]
-            if met and other["model_error"] is not None:
-                theirs.setdefault(algo, []).append(other["model_error"])
+            one = score(run, updates=same_stages, data=met[0] if met else None)
+            curve = one["curve"]
+            if met and one["model_error"] is not None:
+                theirs.setdefault(algo, []).append(one["model_error"])
         else:  # scored as it is, episode after episode
             curve = score(run, updates=0)["curve"]
             flat = np.repeat(curve.returns, same_stages + 1, 1)
@@ -356,8 +356,8 @@ def _score(
     references = {k: Curve(v.cpu().double().numpy(), None, *seen) for k, v in scores.items()}
     small = {k: v[:1000].tolist() for k, v in batch.params.items() if v[0].numel() <= 8}
     return {
-        "curve": curve, "model_error": errors, "trials": trials, "lanes": lanes, "unit": algorithm.stage_unit,
-        "trial": trial, "adapt_lrs": algorithm.test_lrs(stages - 1),
+        "curve": curve, "model_error": errors, "trials": trials, "lanes": lanes,
+        "unit": algorithm.stage_unit, "trial": trial, "adapt_lrs": algorithm.test_lrs(stages - 1),
         "is_trial": in_trial, "known": references,
         "optimum": None if optimum is None else float(optimum.mean()), "task_params": small,
         "family_size": env.spec.num_tasks,

@@ -33,6 +33,8 @@ SMOOTHED = 30
 """In a trial of more episodes, neighbouring ones are averaged."""
 WIDE_PLOT = 440
 """Height in pixels of a chart as wide as the page; the style sheet says the same."""
+LONGEST_LABEL = 28
+"""Characters; with longer names, lines are told apart by the legend alone."""
 MOST_POINTS = 250
 """A training curve longer than this is averaged over neighbouring iterations."""
 MOST_DISTINCT = 6
@@ -351,7 +353,12 @@ def recovery(members: Members) -> Chart | None:
         tips.append((name, colour, found.returns[-1][0]))
     every = having[0][2].every
     last = max(t["x"][-1] for t in data if "name" in t)
-    labels = _end_labels(tips, [v for t in data for v in t["y"] if v is not None], last)
+    labels: list[Trace] = []
+    right = 24
+    longest = max(len(name) for name, _, _ in tips)
+    if longest <= LONGEST_LABEL:
+        labels = _end_labels(tips, [v for t in data for v in t["y"] if v is not None], last)
+        right += round(7.2 * longest)
     over = "seeds and tasks" if any(e.num_seeds > 1 for _, e, _ in having) else "tasks"
     which = "the first episode" if any(len(e.stages) > 1 for _, e, _ in having) else "an episode"
     change = {
@@ -367,8 +374,8 @@ def recovery(members: Members) -> Chart | None:
         f"Mean return per {plural(every, 'step')} of {which} on "
         f"{tasks_of([(g, e) for g, e, _ in having])}, drawn at the middle of these steps; an "
         f"episode that ended early earns nothing from then on. Band: 95 % bootstrap interval of "
-        f"the mean over {over}. A method recovers if its line climbs again after the change, and "
-        "adapting is the reason if it climbs above that of a method that does not adapt; the old "
+        f"the mean over {over}. A method recovers if its line climbs again after the change. If "
+        "that of a method that does not adapt climbs too, adapting is not the reason; and the old "
         "height may be out of reach in the changed world.",
         keys,
         data + labels,
@@ -378,7 +385,7 @@ def recovery(members: Members) -> Chart | None:
             "hovermode": "x unified",
             "shapes": [change],
             "annotations": [label],
-            "margin": {"t": 30, "r": 24 + round(7.2 * max(len(name) for name, _, _ in tips))},
+            "margin": {"t": 30, "r": right},
         },
         wide=True,
     )
@@ -407,7 +414,17 @@ def model_error(members: Members) -> Chart | None:
                 "line": {"color": colour, "width": width, "dash": dash}, "hovertemplate": "%{y}",
             })  # fmt: skip
         keys.append(Key(name, colour, "solid", name))
+    others = having[0][1].reference_errors if len(having) == 1 else {}
+    for index, (name, error) in enumerate(others.items()):
+        label, colour = f"{name} on the same", f"@r{index % NUM_COLOURS}"
+        data.append({
+            "x": error.transitions, "y": _round(error.adapted_curve), "mode": "lines",
+            "name": label, "legendgroup": label, "hovertemplate": "%{y}",
+            "line": {"color": colour, "width": 1.8, "dash": "dot"},
+        })  # fmt: skip
+        keys.append(Key(label, colour, "dot", label))
     after_change = having[0][2].since == "switch"
+    apart = " Each method predicts what it met itself, so compare solid with dashed, not methods."
     what, start = "transitions seen", "Before the first, nothing of the task is known."
     if after_change:
         what = "transitions seen since the world changed"
@@ -415,10 +432,10 @@ def model_error(members: Members) -> Chart | None:
     return Chart(
         "Model error by transitions seen",
         f"Error of predicting the next state on {tasks_of([(g, e) for g, e, _ in having])}, in "
-        "standard deviations of the state's change over a step: 0 is perfect, 1 is about what "
-        "always predicting the average change would do. Solid: the model as it adapts; dashed: as "
-        f"it starts an episode. {start} If adapting helps, the solid line falls below the dashed "
-        "one.",
+        "standard deviations of the state's change over a step: 0 is perfect, 1 is about as bad "
+        "as always predicting the average change. Solid: the model as it adapts; dashed: as it "
+        f"starts an episode. {start} If adapting helps, the solid line falls below the dashed one."
+        + (apart if len(having) > 1 else ""),
         keys,
         data,
         {

@@ -273,9 +273,10 @@ def _doubts(group: Group, e: Evaluation) -> list[str]:
             found.append(f"the return is best {when} and falls from there.")
     if group.algo not in REFERENCES and (len(e.stages) > 1 or e.by_episode):
         found += _no_better(e)
-    if e.model_error and e.model_error.adapts and e.model_error.gap <= 0:
+    error = e.model_error
+    if error and error.adapts and error.has_intervals and error.gap <= 0:
         overlap = "the intervals of the model's error, unadapted and adapted, overlap."
-        found.append("adapting raises the model's error." if e.model_error.gap else overlap)
+        found.append("adapting raises the model's error." if error.gap else overlap)
     if e.num_seeds == 1:
         found.append("one seed only, so its intervals say nothing about other seeds.")
     elif e.num_seeds != len(group.runs):
@@ -407,9 +408,9 @@ def _model_columns(evaluations: list[Evaluation]) -> list[Column]:
     if len(every) == 1:
         steps = plural(every.pop(), "step")
         columns += [
-            (f"{steps} before<br>the change", _recovery_cell("before"), ""),
-            (f"{steps}<br>after it", _recovery_cell("after"), ""),
-            (f"last<br>{steps}", _recovery_cell("last"), ""),
+            (f"return in {steps}<br>before the change", _recovery_cell("before"), ""),
+            (f"in {steps}<br>after it", _recovery_cell("after"), ""),
+            (f"in the last<br>{steps}", _recovery_cell("last"), ""),
         ]
     return columns
 
@@ -455,46 +456,50 @@ def _model_words(rows: list[tuple[Group, Evaluation | None]]) -> str:
     several = len({figures.tasks_phrase(e) for _, e in having}) > 1
     items = []
     for group, e in having:
-        fixed = {
-            other.label: f.model_error.unadapted
-            for other, f in having
-            if f.kind == e.kind and f.model_error and not f.model_error.adapts
-        }
         name = group.label + (f" on {figures.tasks_phrase(e)}" if several else "")
-        items.append(f"<li><b>{escape(name)}</b>: {escape(_error_words(e, fixed))}</li>")
+        items.append(f"<li><b>{escape(name)}</b>: {escape(_error_words(e))}</li>")
+    apart = (
+        " Methods meet different transitions, so errors of different rows do not compare; "
+        "<code>precocial eval RUN --reference OTHER</code> judges both on the same ones."
+    )
     return (
         '<p class="small">Model error: how far off the model\'s prediction of the next state is, '
         "root mean square, in standard deviations of the state's change over a step: 0 is perfect, "
-        "1 is about what always predicting the average change would do. Measured on the same "
-        "episodes of random actions for every method, once at least 16 transitions of the same "
-        "world have been seen: with the model as it starts an episode (unadapted), and as it has "
-        "adapted by then. Adapting gains something where the adapted error is lower and the "
-        "intervals lie apart; and where it is lower than that of a model that never adapts, since "
-        "a model made for adapting may be a poor one before.</p>"
+        "1 is about as bad as always predicting the average change. Measured on what the method "
+        "met itself, once at least 16 transitions of the same world have been seen: with the model "
+        "as it starts an episode (unadapted) and, on the same transitions, as it has adapted by "
+        "then. Adapting gains something where the adapted error is lower and the intervals lie "
+        "apart; it matters most where the error is below that of a model that never adapts, since "
+        f"a model made for adapting may be a poor one before.{apart if len(having) > 1 else ''}</p>"
         f'<ul class="small">{"".join(items)}</ul>'
     )
 
 
-def _error_words(e: Evaluation, fixed: dict[str, Estimate]) -> str:
-    """Whether adapting lowered the error, and to below that of models that never adapt."""
+def _error_words(e: Evaluation) -> str:
+    """Whether adapting lowered the error, and how other models do on the same transitions."""
     error = e.model_error
     assert error
     before, after = error.unadapted, error.adapted
-    if not error.adapts:
-        return f"does not adapt; its error is {number(before[0])}."
-    verb = "lowered" if after[0] < before[0] else "raised"
-    share = percent(abs(after[0] / before[0] - 1)) if before[0] > 0 else MISSING
-    text = f"adapting {verb} the error by {share}, from {number(before[0])} to {number(after[0])}"
-    if math.isfinite(before[1]) and math.isfinite(after[1]):
-        apart = "lie apart" if error.gap else "overlap, so that may be chance"
-        text += f"; these intervals {apart}"
-    if len(error.seeds) > 1:
-        text += f"; lower in {sum(b < a for a, b in error.seeds)} of {len(error.seeds)} seeds"
-    for name, other in fixed.items():
-        how = "not below"
-        if after[0] < other[0]:
-            how = "below" if below(after, other) else "lower than, with overlapping intervals,"
-        text += f"; {how} the {number(other[0])} of {name}, which never adapts"
+    if error.adapts:
+        verb = "lowered" if after[0] < before[0] else "raised"
+        share = percent(abs(after[0] / before[0] - 1)) if before[0] > 0 else MISSING
+        text = f"adapting {verb} the error by {share}, from {number(before[0])} to "
+        text += number(after[0])
+        if error.has_intervals:
+            apart = "lie apart" if error.gap else "overlap, so that may be chance"
+            text += f"; these intervals {apart}"
+        if len(error.seeds) > 1:
+            text += f"; lower in {sum(b < a for a, b in error.seeds)} of {len(error.seeds)} seeds"
+    else:
+        text = f"does not adapt; its error is {number(before[0])}"
+    for name, other in e.reference_errors.items():
+        theirs = other.adapted
+        how = "more" if theirs[0] > after[0] else "less" if theirs[0] < after[0] else "as much"
+        if error.has_intervals and other.has_intervals:
+            clear = below(theirs, after) or below(after, theirs)
+            how += ", intervals apart" if clear else ", intervals overlap"
+        what = "" if other.adapts else ", which does not adapt,"
+        text += f"; on the same transitions {name}{what} errs by {number(theirs[0])}, {how}"
     return f"{text}."
 
 
@@ -794,7 +799,8 @@ def _words_of_trials(*, alone: bool, single: bool) -> dict[str, str]:
     """
     words = {
         "trial": "Several episodes on one task without a break. The agent starts it knowing "
-        "nothing of the task and remembers what it did and saw; nothing in its network changes.",
+        "nothing of the task and remembers what it did and saw; where it learns by a memory, "
+        "nothing in its network changes.",
         "episode k": "The k-th episode of a trial: what the agent has learned in k - 1 episodes.",
         "whole trial": "Sum of the returns of all episodes of a trial, so exploring costs what it "
         "costs; mean over tasks.",

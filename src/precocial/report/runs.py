@@ -122,6 +122,11 @@ class ModelError:
         return not all(math.isclose(a, b, rel_tol=1e-6) for a, b in known)
 
     @property
+    def has_intervals(self) -> bool:
+        """Whether the file says how far chance could move the errors."""
+        return all(map(math.isfinite, (*self.unadapted, *self.adapted)))
+
+    @property
     def gap(self) -> int:
         """1 if adapting lowered the error, -1 if it raised it, 0 while the intervals overlap."""
         return below(self.adapted, self.unadapted) - below(self.unadapted, self.adapted)
@@ -158,7 +163,9 @@ class Evaluation:
     recovery: Recovery | None
     """Of the first episode, where the world changes during it."""
     model_error: ModelError | None
-    """Where the method has a model."""
+    """Where the method has a model: on the transitions that it met itself."""
+    reference_errors: dict[str, ModelError]
+    """Of other models on the same transitions."""
     files: tuple[Path, ...]
 
     @property
@@ -414,6 +421,11 @@ def read_evaluation(path: Path) -> Evaluation:
         trial=trial,
         recovery=_recovery(document.get("recovery") or {}),
         model_error=_model_error(document.get("model_error") or {}),
+        reference_errors={
+            name: error
+            for name, found in (document.get("reference_errors") or {}).items()
+            if (error := _model_error(found))
+        },
         files=(path,),
     )
 
@@ -442,6 +454,9 @@ def _model_error(found: dict[str, Any]) -> ModelError | None:
     columns = [[float(v) for v in curves.get(name, [])] for name in ("unadapted", "adapted")]
     if {len(column) for column in columns} != {len(transitions)}:
         raise ValueError("by_transitions does not fit its transitions")
+    for k, pair in enumerate(zip(*columns, strict=True)):
+        if not any(pair):  # no lane got that far; no model is right to the last bit
+            columns[0][k] = columns[1][k] = math.nan
     return ModelError(
         before, after, [(float(a), float(b)) for a, b in seeds],
         str(curves.get("since", "start")), transitions, *columns,
@@ -528,6 +543,12 @@ def _combined(singles: list[Evaluation]) -> list[Evaluation]:
                 trial=totals if all(e.trial for e in parts) else None,
                 recovery=_pooled_recovery([e.recovery for e in parts if e.recovery]),
                 model_error=_pooled_error([e.model_error for e in parts if e.model_error]),
+                reference_errors={
+                    name: error
+                    for name in parts[0].reference_errors
+                    if all(name in e.reference_errors for e in parts)
+                    and (error := _pooled_error([e.reference_errors[name] for e in parts]))
+                },
                 references={k: v for e in parts[::-1] for k, v in e.references.items()},
                 reference_curves={k: v for e in parts[::-1] for k, v in e.reference_curves.items()},
                 files=tuple(path for e in parts for path in e.files),

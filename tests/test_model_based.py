@@ -1,0 +1,505 @@
+"""Models that adapt: derivatives, windows, lanes, what is forgotten, and broken models."""
+
+import copy
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from precocial.algos import ALGOS, build
+from precocial.algos.grbal import GradientModel, GrBAL, GrBALConfig, masks
+from precocial.algos.mb_mpc import MBDEConfig
+from precocial.algos.model_based import MPCLearner, RandomActor, Window
+from precocial.algos.rebal import GrEBALConfig
+from precocial.envs.hidden_gain import HiddenGain, HiddenGainConfig
+from precocial.envs.point_nav import PointNav
+from precocial.errors import UserError
+from precocial.nets.dynamics import Dynamics
+from precocial.nets.products import affine, dense, shared, stepped
+from precocial.ops.adaptation import inner_update
+from precocial.ops.params import expand
+from precocial.replay import Replay
+from precocial.rollout import collect
+from precocial.types import EnvSpec, Step
+
+METHODS = ("grbal", "rebal", "grebal", "mb-mpc", "mb-de")
+SMALL = {
+    "hidden": (16, 16), "model_updates": 5, "windows": 8, "past": 4, "future": 3, "num_tasks": 3,
+    "candidates": 8, "plan_horizon": 3,
+}  # fmt: skip
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def spec(obs=3, action=2, command=0):
+    return EnvSpec(
+        "test", obs, "box", action, (-1.0,) * action, (1.0,) * action, 50, None, 1,
+        reward_fn=lambda o, a, n: n[..., 0], command_dim=command,
+    )  # fmt: skip
+
+
+def small(name, env, **over):
+    known = ALGOS[name].config.__dataclass_fields__
+    fields = {k: v for k, v in (SMALL | over).items() if k in known}
+    if "memory_size" in known:
+        fields["memory_size"] = 8
+    return build(dataclasses.replace(ALGOS[name].config, **fields), env.spec, rng(1))
+
+
+def trained(name, env, iterations=2, **over):
+    algorithm = small(name, env, **over)
+    for i in range(iterations):
+        tasks = env.sample_tasks(3, "train", rng(i))
+        algorithm.meta_update(env, tasks, rng(10 + i))
+    return algorithm
+
+
+# ---- products and derivatives -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [7, 300])  # below and above what oneDNN is used for
+def test_products_equal_pytorchs(size):
+    x, weight, bias = torch.randn(40, size), torch.randn(size, size), torch.randn(size)
+    assert torch.allclose(affine(bias, x, weight), x @ weight + bias, atol=1e-3)
+    assert torch.allclose(dense(x, weight, bias, relu=True), (x @ weight + bias).relu(), atol=1e-3)
+    args = [v.double().requires_grad_() for v in (x[:4], weight[:, :3], bias[:3])]
+    assert torch.autograd.gradcheck(shared, args)
+
+
+def test_a_stepped_layer_has_the_derivatives_of_its_formula():
+    def draw(*shape):
+        return torch.randn(*shape, generator=rng(3), dtype=torch.float64, requires_grad=True)
+
+    x, weight, rate, h, d = draw(2, 3, 4), draw(4, 5), draw(4, 5), draw(2, 6, 4), draw(2, 6, 5)
+    assert torch.autograd.gradcheck(stepped, (x, weight, rate, h, d))
+    plain = x @ (weight - rate * (h.mT @ d))
+    assert torch.allclose(stepped(x, weight, rate, h, d), plain)
+    number = stepped(x, weight, 0.3, h, d)
+    assert torch.allclose(number, x @ (weight - 0.3 * (h.mT @ d)))
+
+
+def model_and_windows(hidden=(6, 5), learn=True, rate=0.2):
+    cfg = GrBALConfig(hidden=hidden, inner_lr=rate, learn_lr=learn)
+    model = GradientModel(spec(), cfg, rng(5)).double()
+    for p in model.dynamics.parameters():
+        p.data += 0.1 * torch.randn(p.shape, generator=rng(6), dtype=torch.float64)
+    for p in model.rates.values():
+        p.data *= 0.5 + torch.rand(p.shape, generator=rng(7), dtype=torch.float64)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=rng(8), dtype=torch.float64)
+
+    past, target, future, wanted = draw(3, 4, 5), draw(3, 4, 3), draw(3, 2, 5), draw(3, 2, 3)
+    mask = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0]], dtype=torch.float64)
+    return model, past, target, mask, future, wanted
+
+
+def outer_loss(model, past, target, mask, future, wanted):
+    gradient = model.dynamics.gradient(past, target, mask)
+    predicted = model.dynamics.stepped(future, gradient, model.step_size)
+    return (predicted - wanted).square().mean()
+
+
+def test_the_second_order_gradient_equals_finite_differences():
+    model, *data = model_and_windows()
+    outer_loss(model, *data).backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None, name
+        flat, grad = p.data.view(-1), p.grad.view(-1)
+        for i in range(0, flat.numel(), 7):
+            before, sides = flat[i].item(), []
+            for shift in (1e-5, -1e-5):
+                flat[i] = before + shift
+                with torch.no_grad():
+                    sides.append(outer_loss(model, *data))
+            flat[i] = before
+            numeric = (sides[0] - sides[1]) / 2e-5
+            assert numeric.item() == pytest.approx(grad[i].item(), rel=1e-4, abs=1e-8), name
+
+
+def test_without_the_second_order_the_gradient_differs():
+    model, past, target, mask, future, wanted = model_and_windows()
+    outer_loss(model, past, target, mask, future, wanted).backward()
+    exact = model.dynamics.weight_0.grad.clone()
+    model.zero_grad()
+    gradient = [
+        type(f)(f.h.detach(), f.d.detach()) for f in model.dynamics.gradient(past, target, mask)
+    ]
+    loss = model.dynamics.stepped(future, gradient, model.step_size) - wanted
+    loss.square().mean().backward()
+    assert (model.dynamics.weight_0.grad - exact).abs().max() > 1e-3 * exact.abs().max()
+
+
+@pytest.mark.parametrize("learn", [True, False])
+def test_the_step_by_hand_equals_autograds(learn):
+    """Also the parameters that acting writes down, and what they predict."""
+    model, past, target, mask, future, _ = model_and_windows(learn=learn)
+    dynamics = model.dynamics
+
+    def loss(params):
+        error = (dynamics.delta(params, past) - target).square().mean(-1)
+        return (error * mask).mean(-1)
+
+    theta = expand(dynamics.theta, 3)
+    grads = torch.autograd.grad(loss(theta).sum(), list(theta.values()))
+    rates = model.step_size if learn else dict.fromkeys(theta, 0.2)
+    plain = {k: theta[k] - rates[k] * g for k, g in zip(theta, grads, strict=True)}
+    if not learn:
+        again = inner_update(loss, theta, 0.2, second_order=False)
+        assert all(torch.allclose(again[k], plain[k]) for k in plain)
+    gradient = dynamics.gradient(past, target, mask)
+    phi = dynamics.after_step(gradient, model.step_size)
+    for name, value in plain.items():
+        assert torch.allclose(phi[name], value), name
+    assert torch.allclose(
+        dynamics.stepped(future, gradient, model.step_size), dynamics.delta(plain, future)
+    )
+    assert torch.allclose(dynamics.network(phi, future), dynamics.delta(plain, future))
+
+
+def test_one_step_of_a_linear_model_equals_the_hand_derived_one():
+    # One input row x, one target y, no hidden layer to speak of: a read-out alone adapts (top=1).
+    # L = mean_s (xW + b - y)^2, so dL/dW = x' 2 (xW + b - y) / S and dL/db = 2 (xW + b - y) / S.
+    dynamics = Dynamics(spec(obs=2, action=1), (3,), rng(2))
+    x, y = torch.tensor([[[0.5, -1.0, 2.0]]]), torch.tensor([[[1.0, -0.5]]])
+    features = torch.relu(x[0] @ dynamics.weight_0 + dynamics.bias_0)
+    residual = features @ dynamics.weight_1 + dynamics.bias_1 - y[0]
+    alpha = 0.3
+    gradient = dynamics.gradient(x, y, torch.ones(1, 1), top=1)
+    phi = dynamics.after_step(gradient, alpha)
+    assert torch.allclose(phi["weight_1"][0], dynamics.weight_1 - alpha * features.T @ residual)
+    assert torch.allclose(phi["bias_1"][0], dynamics.bias_1 - alpha * residual[0])
+    assert phi["weight_0"].ndim == 2  # the layers below stay everyone's
+
+
+def test_a_rate_of_zero_and_an_empty_window_change_nothing():
+    model, past, target, mask, future, _ = model_and_windows()
+    plain = model.dynamics.trace(future)[-1]
+    gradient = model.dynamics.gradient(past, target, mask)
+    assert torch.allclose(model.dynamics.stepped(future, gradient, 0.0), plain)
+    adapted = model.dynamics.stepped(future, gradient, model.step_size)
+    assert torch.allclose(adapted[2], plain[2])  # nothing was seen there
+    assert not torch.allclose(adapted[0], plain[0])
+
+
+# ---- model, replay, windows -------------------------------------------------------------------
+
+
+def test_the_model_normalises_raw_data_and_bounds_predictions():
+    dynamics = Dynamics(spec(obs=3, action=1, command=1), (4,), rng())
+    obs = torch.randn(200, 3, generator=rng(1)) * torch.tensor([1.0, 50.0, 9.0]) + 5
+    following = obs + torch.randn(200, 3, generator=rng(2))
+    dynamics.fit_statistics(obs, following)
+    inputs = dynamics.inputs(obs, torch.zeros(200, 1))
+    assert inputs.shape == (200, 3)  # two of the state, one of the action; no command
+    assert inputs[:, :2].mean(0).abs().max() < 1e-4
+    assert (inputs[:, :2].std(0, correction=0) - 1).abs().max() < 1e-4
+    targets = dynamics.targets(obs, following)
+    assert targets.shape == (200, 2) and (targets.std(0, correction=0) - 1).abs().max() < 1e-4
+
+    for p in dynamics.parameters():
+        p.data *= 1e4  # a model gone wild
+    wild = dynamics.predict(dynamics.theta, obs.unsqueeze(0), torch.ones(1, 200, 1))[0]
+    both = torch.cat([obs, following])[:, :2]
+    assert (wild[:, :2] >= both.amin(0) - 1e-4).all()
+    assert (wild[:, :2] <= both.amax(0) + 1e-4).all()
+    assert torch.equal(wild[:, 2], obs[:, 2])  # commands are held
+
+
+def rollout_of(env, lanes=2, steps=60):
+    tasks = env.sample_tasks(3, "train", rng())
+    actor = RandomActor(env.spec, (3, lanes), rng(4))
+    return collect(env, tasks, actor, lanes, steps, rng(5))
+
+
+def test_windows_hold_consecutive_transitions_and_never_cross_an_episode():
+    env = HiddenGain(HiddenGainConfig(horizon=20))
+    replay = Replay()
+    rollout = rollout_of(env)
+    replay.add(rollout, rollout.action)
+    assert len(replay) == 3 * 2 * 60
+    window = replay.sample(300, 5, 4, rng())
+    dynamics = Dynamics(env.spec, (4,), rng())
+    _, _, seen, asked = masks(window, dynamics, 5, rng(1))
+    used = torch.cat([seen, asked], 1).bool()
+    assert 0 < float(seen.mean()) < 1 and bool((seen.sum(1) < 5).any())
+    for w in range(300):
+        steps = used[w].nonzero().squeeze(-1)
+        assert len(window.episode[w, steps].unique()) == 1
+        for i, j in zip(steps, steps[1:], strict=False):
+            assert j == i + 1  # no gaps
+            assert torch.equal(window.next_obs[w, i], window.obs[w, j])
+    # The newest transition before the moment is in the past, wherever it is of the same episode.
+    same = window.episode[:, 4] == window.episode[:, 5]
+    assert torch.equal(seen[:, 4].bool(), same & (window.episode[:, 5] >= 0))
+
+
+def test_a_window_slides_and_forgets_lane_by_lane():
+    window = Window(3, 2)
+    for k in range(1, 5):
+        window.push(torch.full((2, 1), float(k)), torch.full((2, 2), -float(k)))
+    assert window.transitions[0][:, :, 0].tolist() == [[2, 3, 4], [2, 3, 4]]
+    assert window.filled.tolist() == [[1, 1, 1], [1, 1, 1]]
+    window.clear(torch.tensor([True, False]))
+    window.push(torch.full((2, 1), 9.0), torch.zeros(2, 2))
+    assert window.filled.tolist() == [[0, 0, 1], [1, 1, 1]]
+
+
+# ---- acting -----------------------------------------------------------------------------------
+
+
+def transitions(env, seed):
+    """Ten random steps on four lanes of an environment: obs, action, next_obs."""
+    tasks = env.sample_tasks(2, "train", rng(seed))
+    actor = RandomActor(env.spec, (2, 2), rng(seed))
+    r = collect(env, tasks, actor, 2, 10, rng(seed))
+    return [x.flatten(0, 1) for x in (r.obs, r.action.clamp(-1, 1), r.next_obs)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_adaptation_has_no_lag_knows_its_lane_and_ends_with_the_episode(name):
+    env = HiddenGain()
+    algorithm = trained(name, env)
+    obs, action, following = transitions(env, 3)
+    adapts = name != "mb-mpc"
+
+    def predict(adapter, t=9):
+        return adapter.predict(obs[:, t : t + 1], action[:, t : t + 1])
+
+    no = torch.zeros(4, dtype=torch.bool)
+    adapter = algorithm.adapter(4)
+    fresh = predict(adapter)
+    adapter.observe(obs[:, 0], action[:, 0], following[:, 0], no)
+    once = predict(adapter)
+    assert torch.equal(fresh, once) != adapts  # the newest transition counts at once
+
+    alone = algorithm.adapter(1)
+    alone.observe(obs[:1, 0], action[:1, 0], following[:1, 0], no[:1])
+    own = alone.predict(obs[:1, 9:10], action[:1, 9:10])
+    assert torch.allclose(own, once[:1], atol=1e-5)  # nothing of the other lanes
+
+    ended = torch.tensor([True, False, True, False])
+    adapter.observe(obs[:, 1], action[:, 1], following[:, 1], ended)
+    later = predict(adapter)
+    assert torch.allclose(later[ended], fresh[ended], atol=1e-6)  # back to where it began
+    assert torch.equal(later[~ended], fresh[~ended]) != adapts
+
+
+@pytest.mark.parametrize("name", ["grbal", "rebal", "grebal", "mb-de"])
+def test_a_lane_whose_adaptation_breaks_is_started_afresh_and_counted(name):
+    env = HiddenGain()
+    algorithm = trained(name, env)
+    obs, action, following = transitions(env, 3)
+    no = torch.zeros(4, dtype=torch.bool)
+    adapter = algorithm.adapter(4)
+    fresh = adapter.predict(obs[:, 5:6], action[:, 5:6])
+    wrong = following[:, 0].clone()
+    wrong[1] = torch.nan
+    adapter.observe(obs[:, 0], action[:, 0], wrong, no)
+    assert adapter.resets >= 1
+    after = adapter.predict(obs[:, 5:6], action[:, 5:6])
+    assert torch.isfinite(after).all()
+    assert torch.allclose(after[1], fresh[1], atol=1e-6)
+    adapter.observe(obs[:, 1], action[:, 1], following[:, 1], no)
+    assert torch.isfinite(adapter.predict(obs[:, 5:6], action[:, 5:6])).all()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_saved_learner_goes_on_as_the_other(name):
+    env = HiddenGain()
+    algorithm = trained(name, env)
+    tasks = env.sample_tasks(2, "test", rng(1))
+    learner = algorithm.learner(2, 1, rng(7))
+    obs = env.reset(tasks, 1, rng(2))
+    for _ in range(6):
+        action = learner.act(obs)
+        step = env.step(action)
+        learner.observe(action, step)
+        obs = step.obs
+    twin = algorithm.learner(2, 1, rng(8))
+    twin.load_state_dict(learner.state_dict())
+    learner.rng, twin.rng = rng(9), rng(9)
+    action = learner.act(obs)
+    assert torch.equal(action, twin.act(obs))
+    step = env.step(action)
+    for one in (learner, twin):
+        one.observe(torch.zeros(2, 1, 1), step)
+    learner.rng, twin.rng = rng(9), rng(9)
+    assert torch.allclose(learner.act(step.obs), twin.act(step.obs), atol=1e-6)
+
+
+def test_the_learner_plans_for_what_it_is_told():
+    """With the family's true dynamics in the model's place it follows the target."""
+    env = HiddenGain(HiddenGainConfig(horizon=50))
+    tasks = env.sample_tasks(4, "test", rng())
+    gain = tasks.params["gain"].view(4, 1)
+
+    class Truth:
+        resets = 0
+
+        def predict(self, obs, action):
+            velocity = (obs[..., 1] + 0.3 * gain * action[..., 0]).clamp(-4, 4)
+            position = (obs[..., 0] + 0.1 * velocity).clamp(-4, 4)
+            return torch.stack([position, velocity, obs[..., 2]], -1)
+
+        def observe(self, obs, action, next_obs, ended):
+            predicted = self.predict(obs.unsqueeze(1), action.unsqueeze(1))[:, 0]
+            assert torch.allclose(predicted[:, :2], next_obs[:, :2], atol=1e-5)
+
+        def state_dict(self):
+            return {}
+
+        def load_state_dict(self, state):
+            pass
+
+    cfg = GrBALConfig(planner="cem", candidates=100, rounds=3)
+    learner = MPCLearner(Truth(), cfg, env.spec, (4, 1), rng(1))
+    rollout = collect(env, tasks, learner, 1, 50, rng(2))
+    # A target of 0.67 m away on average is reached within some ten steps, twice in 50.
+    assert float(rollout.reward.sum(-1).mean()) > -14
+
+
+def test_a_switch_flips_the_sign_and_leaves_the_state_alone():
+    at = 7
+    env = HiddenGain(HiddenGainConfig(horizon=20, switch_at=at))
+    tasks = env.sample_tasks(3, "test", rng())
+    gain = tasks.params["gain"].view(3, 1)
+    obs = env.reset(tasks, 2, rng(1))
+    for t in range(20):
+        step = env.step(torch.full((3, 2, 1), 0.5))
+        push = (step.next_obs[..., 1] - obs[..., 1]) / 0.15
+        assert torch.allclose(push, (gain if t >= at else -gain).expand(3, 2), atol=1e-4)
+        assert torch.equal(step.info["switched"], torch.full((3, 2), float(t >= at)))
+        if t < 19:
+            assert torch.equal(step.obs[..., :2], step.next_obs[..., :2])
+        obs = step.obs
+        if t == 10:
+            break  # before the velocity's bound
+
+
+def test_hidden_gains_targets_jump_after_the_step_was_judged():
+    env = HiddenGain()
+    tasks = env.sample_tasks(3, "train", rng())
+    obs = env.reset(tasks, 1, rng(1))
+    for t in range(60):
+        step = env.step(torch.zeros(3, 1, 1))
+        assert torch.allclose(step.reward, -(step.next_obs[..., 0] - obs[..., 2]).abs())
+        moved = (step.obs[..., 2] != obs[..., 2]).all()
+        assert bool(moved) == ((t + 1) % 25 == 0)
+        obs = step.obs
+    assert tasks.params["gain"].abs().max() <= 2
+    beyond = env.sample_tasks(100, "shifted", rng()).params["gain"].abs()
+    assert beyond.min() >= 2 and beyond.max() <= 4
+
+
+# ---- methods ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_restored_run_goes_on_to_the_bit(name):
+    env = HiddenGain(HiddenGainConfig(horizon=30))
+    one = trained(name, env)
+    other = small(name, env)
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    tasks = env.sample_tasks(3, "train", rng(5))
+    first = one.meta_update(env, tasks, rng(6))
+    second = other.meta_update(env, tasks, rng(6))
+    assert first == second
+    for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_permuting_tasks_permutes_model_errors(name):
+    env = HiddenGain(HiddenGainConfig(horizon=40, switch_at=20))
+    algorithm = trained(name, env)
+    rollout = rollout_of(env, steps=40)
+    errors = algorithm.model_error(rollout)
+    assert errors.since == "switch" and errors.by_transitions.shape == (2, 33)
+    flipped = type(rollout)(*(x.flip(0) for x in rollout[:-1]), {
+        k: v.flip(0) for k, v in rollout.extra.items()
+    })  # fmt: skip
+    again = algorithm.model_error(flipped)
+    np.testing.assert_allclose(errors.adapted[::-1], again.adapted, rtol=1e-4)
+    np.testing.assert_allclose(errors.unadapted[::-1], again.unadapted, rtol=1e-4)
+    if name == "mb-mpc":
+        np.testing.assert_array_equal(errors.adapted, errors.unadapted)
+
+
+def test_a_model_that_predicts_nothing_has_the_error_of_a_guess():
+    """0 change predicted where the change has mean 0: one standard deviation."""
+    env = HiddenGain(HiddenGainConfig(horizon=60))
+    algorithm = small("mb-mpc", env)
+    for p in algorithm.model.parameters():
+        p.data.zero_()
+    errors = algorithm.model_error(rollout_of(env, steps=60))
+    assert errors.unadapted.mean() == pytest.approx(1.0, abs=0.15)
+
+
+def test_a_diverged_or_reset_lane_is_counted_in_the_metrics():
+    env = HiddenGain(HiddenGainConfig(horizon=30))
+    algorithm = trained("grbal", env, iterations=1)
+
+    class Wild(HiddenGain):
+        def step(self, action):
+            step = super().step(action)
+            nan = step.next_obs.clone()
+            nan[0] = torch.nan
+            return Step(step.obs, nan, *step[2:])
+
+    learner = algorithm.learner(3, 1, rng())
+    wild = Wild(HiddenGainConfig(horizon=30))
+    collect(wild, wild.sample_tasks(3, "train", rng()), learner, 1, 10, rng(1))
+    assert learner.adapter.resets == 10  # at every step, of one lane; the others go on
+    phi = learner.adapter.phi["weight_0"]
+    assert torch.isfinite(phi).all() and not torch.equal(phi[1], phi[0])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_cannot_be_planned_is_refused_in_words(name):
+    config = ALGOS[name].config
+    with pytest.raises(UserError, match="no reward as a function"):
+        build(config, PointNav().spec, rng())
+    discrete = spec()._replace(action_kind="discrete")
+    with pytest.raises(UserError, match="discrete"):
+        build(config, discrete, rng())
+    short = spec()._replace(horizon=12)
+    with pytest.raises(UserError, match="--past 16 and --future 16"):
+        build(config, short, rng())
+    longer = dataclasses.replace(config, plan_horizon=51)
+    with pytest.raises(UserError, match="--plan-horizon is 51"):
+        build(longer, spec(), rng())
+    with pytest.raises(UserError, match="--past"):
+        dataclasses.replace(config, past=0)
+
+
+def test_rates_without_a_meaning_are_refused():
+    for cls in (GrBALConfig, MBDEConfig, GrEBALConfig):
+        for rate in (0.0, -1.0, math.nan, math.inf):
+            with pytest.raises(UserError, match="--inner-lr"):
+                cls(inner_lr=rate)
+
+
+def test_bound_statistics_do_not_reach_the_acting_copy():
+    """A learner acts on a frozen copy: training goes on without it."""
+    env = HiddenGain(HiddenGainConfig(horizon=30))
+    algorithm = trained("grbal", env)
+    assert isinstance(algorithm, GrBAL)
+    learner = algorithm.learner(1, 1, rng())
+    before = {k: v.clone() for k, v in learner.adapter.theta.items()}
+    algorithm.meta_update(env, env.sample_tasks(3, "train", rng()), rng(1))
+    assert all(torch.equal(learner.adapter.theta[k], v) for k, v in before.items())
+    assert not any(p.requires_grad for p in learner.adapter.theta.values())
+
+
+def test_generators_alone_decide_what_happens():
+    env = HiddenGain(HiddenGainConfig(horizon=30))
+    results = [
+        trained("rebal", env).meta_update(env, env.sample_tasks(3, "train", rng(1)), rng(2))
+        for _ in range(2)
+    ]
+    assert results[0] == results[1]
