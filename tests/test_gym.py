@@ -679,3 +679,51 @@ def test_the_way_there_and_back_is_the_same_family():
     torch.testing.assert_close(step.next_obs, obs + 0.05)
     goals = torch.stack([torch.as_tensor(t["goal"]) for t in env.table.look_up(tasks.id)])
     torch.testing.assert_close(step.reward, -(step.next_obs - goals[:, None]).norm(dim=-1))
+
+
+class SeenReward(Line):
+    """Its reward and end are functions of what can be seen; actions are +-3 newtons."""
+
+    action_space = spaces.Box(-3, 3, (1,), np.float32)
+    max_episode_steps = 40
+
+    def reward_fn(self, obs, action, next_obs):
+        return -next_obs[..., 0].abs() - 0.1 * action[..., 0].abs()
+
+    def terminal_fn(self, next_obs):
+        return next_obs[..., 0].abs() > 1
+
+
+def test_a_planner_gets_reward_and_end_in_the_environments_units():
+    assert GymTaskEnv(Line).spec.reward_fn is None and GymTaskEnv(Line).spec.terminal_fn is None
+    env = GymTaskEnv(SeenReward)
+    obs, action = torch.zeros(2, 5, 2), torch.full((2, 5, 1), -1.0)
+    following = torch.tensor([0.5, 0.0]).expand(2, 5, 2)
+    assert torch.allclose(env.spec.reward_fn(obs, action, following), torch.full((2, 5), -0.8))
+    assert not env.spec.terminal_fn(following).any()
+    assert env.spec.terminal_fn(3 * following).all()
+
+
+def test_a_reward_function_of_the_wrong_shape_is_named():
+    class Wrong(SeenReward):
+        def reward_fn(self, obs, action, next_obs):
+            return next_obs[..., :1]
+
+    env = GymTaskEnv(Wrong)
+    with pytest.raises(EnvError, match=r"Wrong: reward_fn gave \(3, 1\).*expected.*\(3,\)"):
+        env.spec.reward_fn(torch.zeros(3, 2), torch.zeros(3, 1), torch.zeros(3, 2))
+
+
+def test_a_users_environment_can_be_planned_for():
+    from precocial.algos.mb_mpc import MBMPC, MBMPCConfig
+
+    env = GymTaskEnv(SeenReward)
+    cfg = MBMPCConfig(
+        num_tasks=2, hidden=(8,), past=4, future=4, model_updates=3, candidates=8, plan_horizon=3
+    )
+    algorithm = MBMPC(cfg, env.spec, torch.Generator().manual_seed(0))
+    for i in range(2):
+        rng = torch.Generator().manual_seed(i)
+        metrics = algorithm.meta_update(env, env.sample_tasks(2, "train", rng), rng)
+    assert np.isfinite(metrics["episode_reward_mean"])
+    env.close()

@@ -187,3 +187,43 @@ def test_harlow_is_learned_in_one_choice(tmp_path):
     rates = [s["success_rate"] for s in precocial.evaluate(run, tasks=10_000)["stages"]]
     assert abs(rates[0] - 0.5) < 0.02
     assert min(rates[1:]) > 0.9
+
+
+def hidden_gain(name, iterations, **settings):
+    """A run on hidden-gain whose sign flips amid every episode; a rollout of it, and its score."""
+    from precocial.algos.model_based import ModelBased
+    from precocial.envs.hidden_gain import HiddenGain, HiddenGainConfig
+    from precocial.rollout import collect
+
+    env = HiddenGain(HiddenGainConfig(switch_at="random"))
+    cfg = replace(ALGOS[name].config, hidden=(64, 64), **settings)
+    algo = build(cfg, env.spec, generator(0, "init"))
+    for i in range(iterations):
+        tasks = env.sample_tasks(10, "train", generator(0, "tasks", i))
+        algo.meta_update(env, tasks, generator(0, "rollout", i))
+    assert isinstance(algo, ModelBased)
+    tasks = env.sample_tasks(40, "test", generator(0, "test"))
+    learner = algo.learner(40, 1, generator(1, "act"))
+    rollout = collect(env, tasks, learner, 1, 100, generator(1, "world"))
+    return algo, rollout, float(rollout.reward.sum(-1).mean())
+
+
+def test_a_model_that_adapts_halves_its_error_where_a_global_one_cannot():
+    grbal, met, score = hidden_gain("grbal", 6)
+    fixed, _, blind = hidden_gain("mb-mpc", 6)
+    error = grbal.model_error(met)
+    assert error.adapted.mean() < 0.75 * error.unadapted.mean()
+    assert error.adapted.mean() < 0.75 * fixed.model_error(met).adapted.mean()
+    assert score > blind + 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["grbal", "rebal", "grebal"])
+def test_models_that_adapt_recover_from_a_flipped_sign(name):
+    settings = {} if name == "grbal" else {"memory_size": 64}
+    algo, met, score = hidden_gain(name, 30, model_updates=150, **settings)
+    fixed, _, blind = hidden_gain("mb-mpc", 30, model_updates=150)
+    error = algo.model_error(met)
+    assert error.adapted.mean() < 0.6 * error.unadapted.mean()
+    assert error.adapted.mean() < 0.5 * fixed.model_error(met).adapted.mean()
+    assert score > -60 and score > blind + 80

@@ -867,6 +867,7 @@ def test_one_episode_is_no_curve_and_no_trial(tmp_path):
         assert words not in text, words
     [(_, e)] = members_of(run)
     [stage] = e.stages
+    assert (stage.score, stage.low, stage.high) == pytest.approx(e.trial)
     score, low, high = (
         number(v, 1).replace("−", "-") for v in (stage.score, stage.low, stage.high)
     )

@@ -270,13 +270,15 @@ def _print_curve(result: dict[str, Any]) -> None:
         f"{result['algorithm']} on {result['env']}, {result['num_tasks']} {result['split']} "
         f"tasks x {result['lanes']} lanes, {result['runs']} run(s)"
     )
-    if result["stage_unit"] == "episode":
+    if "model_error" in result:
+        table = _model_table(result, title)
+    elif result["stage_unit"] == "episode":
         table = _trial_table(result, title)
     else:
         table = _update_table(result, title)
     console = Console()
     console.print(table)
-    if "trial_return_mean" in result:
+    if "trial_return_mean" in result and "model_error" not in result:
         console.print(
             f"whole trial: {result['trial_return_mean']:.3f} "
             f"(standard error over tasks {result['trial_stderr']:.3f})"
@@ -330,6 +332,35 @@ def _trial_table(result: dict[str, Any], title: str) -> Table:
         table.add_section()
         hits = (f"{result['stages'][k]['success_rate']:.2f}" for k in shown)
         table.add_row("success rate", *hits, "")
+    return table
+
+
+def _model_table(result: dict[str, Any], title: str) -> Table:
+    """One row per method: return, and error of its model on what the runs in question met."""
+    met = result["model_error"]["by_transitions"]["since"]
+    table = Table(
+        title=f"{title}\nnext-state error, in deviations of a step's change, after 16 transitions "
+        f"since the {'change' if met == 'switch' else 'start'}; of all methods on the first's"
+    )
+    table.add_column("method", no_wrap=True)
+    for name in ("return", "95 % interval", "unadapted", "adapted"):
+        table.add_column(name, justify="right", no_wrap=True)
+
+    def errors(of: dict[str, Any] | None) -> list[str]:
+        values = [of[k] if of else None for k in ("unadapted", "adapted")]
+        return ["" if v is None else f"{v:.3f}" for v in values]
+
+    low, high = result["trial_ci95"] if "trial_ci95" in result else result["stages"][0]["ci95"]
+    total = sum(row["return_mean"] for row in result["stages"])
+    table.add_row(
+        result["algorithm"], f"{total:.1f}", f"{low:.1f} .. {high:.1f}",
+        *errors(result["model_error"]),
+    )  # fmt: skip
+    for name, rows in result["reference_curves"].items():
+        total = sum(row["return_mean"] for row in rows)
+        table.add_row(
+            name, f"{total:.1f}", "", *errors(result.get("reference_errors", {}).get(name))
+        )
     return table
 
 

@@ -227,19 +227,27 @@ def summarise_recovery(parts: list[Recovery]) -> dict[str, Any]:
 
 
 def summarise_errors(errors: list[ModelErrors]) -> dict[str, Any]:
-    """Next-state error before and after adapting, with bootstrap intervals over seeds and tasks."""
+    """Next-state error before and after adapting, and what adapting takes off it.
+
+    Means over the tasks on which every seed has an error, with bootstrap intervals over seeds and
+    tasks; None where there is nothing to count.
+    """
+    table = np.stack([(e.unadapted, e.adapted, e.unadapted - e.adapted) for e in errors], 1)
+    table = table[..., np.isfinite(table).all((0, 1))]  # (3, S, N)
     out: dict[str, Any] = {}
-    for name in ("unadapted", "adapted"):
-        table = np.stack([getattr(e, name) for e in errors])  # (S, N)
-        out[name] = float(table.mean())
-        out[f"{name}_ci95"] = list(bootstrap_interval(table, 1000, trim=False))
-        out[f"{name}_seeds"] = [float(x) for x in table.mean(1)]
-    curves = [e.by_transitions for e in errors]
+    for name, values in zip(("unadapted", "adapted", "drop"), table, strict=True):
+        some = bool(values.size)
+        out[name] = float(values.mean()) if some else None
+        out[f"{name}_ci95"] = list(bootstrap_interval(values, 1000, trim=False)) if some else None
+        out[f"{name}_seeds"] = [float(x) for x in values.mean(1)] if some else []
+    curves = np.stack([e.by_transitions for e in errors])  # (S, 2, A)
+    known = np.isfinite(curves).all((0, 1))
+    unadapted, adapted = curves[..., known].mean(0)
     return out | {
         "by_transitions": {
             "since": errors[0].since,
-            "transitions": list(range(curves[0].shape[1])),
-            "unadapted": [float(x) for x in np.mean([c[0] for c in curves], 0)],
-            "adapted": [float(x) for x in np.mean([c[1] for c in curves], 0)],
+            "transitions": [int(age) for age in np.flatnonzero(known)],
+            "unadapted": [float(x) for x in unadapted],
+            "adapted": [float(x) for x in adapted],
         }
     }

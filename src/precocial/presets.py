@@ -127,6 +127,7 @@ def _robot(steps: int) -> dict[str, Preset]:
 
 PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
     ("grbal", "hidden-gain"): {"default": Preset(30, _GAIN)},
+    ("mb-de", "hidden-gain"): {"default": Preset(30, _GAIN | {"inner_lr": 0.03})},
     ("grbal", "half-cheetah-disabled"): _robot(500),
     ("grbal", "half-cheetah-slope"): _robot(500),
     ("grbal", "half-cheetah-pier"): _robot(500),

@@ -236,13 +236,14 @@ class ModelErrors(NamedTuple):
     """Next-state error, in standard deviations of the state's change over a step."""
 
     unadapted: np.ndarray
-    """(N,): root mean square over state, lanes and steps, by the model as an episode starts it."""
+    """(N,): root mean square over state, lanes and steps, by the model as an episode starts it;
+    NaN where no transition counts."""
     adapted: np.ndarray
     """(N,): of the very same steps, by the model as it had adapted until then."""
     since: Literal["start", "switch"]
     """What transitions are counted from: the episode's start, or the change of the world in it."""
     by_transitions: np.ndarray
-    """(2, A): unadapted and adapted error after 0, 1, ... transitions."""
+    """(2, A): unadapted and adapted error after 0, 1, ... transitions; NaN where none was so."""
 
 
 class ModelBased:
@@ -364,8 +365,8 @@ class ModelBased:
         weight = (first & (seen >= SETTLED)).to(error).unsqueeze(-1)
         total, count = (x.unflatten(0, (num, lanes)).sum((1, 2)) for x in (error * weight, weight))
         curve = [error[asked & (seen == age)].mean(0) for age in range(2 * SETTLED + 1)]
-        unadapted, adapted = (total / count.clamp(min=1)).sqrt().cpu().double().numpy().T
-        by_age = torch.stack(curve, 1).nan_to_num().sqrt().cpu().double().numpy()
+        unadapted, adapted = (total / count).sqrt().cpu().double().numpy().T
+        by_age = torch.stack(curve, 1).sqrt().cpu().double().numpy()
         return ModelErrors(unadapted, adapted, since, by_age)
 
     def test_lrs(self, num_updates: int) -> list[float]:

@@ -6,7 +6,10 @@ The environment is a ``gymnasium.Env`` with ``sample_tasks(n) -> list``, ``set_t
 - a ``split`` keyword of ``sample_tasks``, given "train", "valid", "test" or "shifted"; without it
   the splits differ in their random draws only;
 - ``tasks``, a list of all tasks, or ``num_tasks``, their number, where there are only so many;
-- ``max_episode_steps``, its time limit, where neither registration nor a wrapper names one.
+- ``max_episode_steps``, its time limit, where neither registration nor a wrapper names one;
+- ``reward_fn(obs, action, next_obs)`` and, where episodes can end, ``terminal_fn(next_obs)`` on
+  tensors (..., O) of flat observations and (..., A) of actions in its own units: reward and end as
+  functions of what can be seen, which planning with a model needs.
 
 One without ``sample_tasks`` is a family with a single task.
 """
@@ -389,7 +392,35 @@ class GymTaskEnv:
             len(self.source.finite or numbers(self.source.example) or []),
             lanes_at_once=LANES_AT_ONCE,
             threaded=self.cfg.workers > 0,
+            reward_fn=self._seen("reward_fn"),
+            terminal_fn=self._seen("terminal_fn"),
         )
+
+    def _seen(self, name: str) -> Callable[..., Tensor] | None:
+        """The environment's function of what can be seen, for actions in [-1, 1]."""
+        own = method_of(self.source.env, name)
+        if own is None:
+            return None
+        bounds = self.action_low, self.action_high
+        low, high = (torch.as_tensor(x, dtype=torch.float32) for x in bounds)
+
+        def function(*seen: Tensor) -> Tensor:
+            if len(seen) == 3:
+                obs, action, next_obs = seen
+                action = torch.lerp(low.to(action), high.to(action), (action + 1) / 2)
+                value = own(obs, action, next_obs)
+            else:
+                value = own(*seen)
+            expected = tuple(seen[0].shape[:-1])
+            if not isinstance(value, Tensor) or tuple(value.shape) != expected:
+                got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise EnvError(
+                    f"{self.source.name}: {name} gave {got} for observations "
+                    f"{tuple(seen[0].shape)}; expected a tensor of shape {expected}", "contract",
+                )  # fmt: skip
+            return value
+
+        return function
 
     def _horizon(self) -> int:
         own, given = self.source.horizon(), self.cfg.horizon

@@ -71,14 +71,22 @@ class PendulumMass(TensorTaskEnv):
         angle = state["angle"]
         return torch.stack([torch.cos(angle), torch.sin(angle), state["speed"]], -1)
 
+    @staticmethod
+    def reward_fn(
+        obs: Float[Tensor, "*b 3"], action: Float[Tensor, "*b 1"], next_obs: Float[Tensor, "*b 3"]
+    ) -> Float[Tensor, "*b"]:
+        """Upright, still and without effort is best; the action in [-1, 1]."""
+        angle = torch.atan2(obs[..., 1], obs[..., 0])
+        torque = PendulumMass.action_high[0] * action.squeeze(-1)
+        return -(angle.square() + 0.1 * obs[..., 2].square() + 0.001 * torque.square())
+
     def reward(
         self, state: State, action: Float[Tensor, "n e 1"], next_state: State,
         tasks: dict[str, Tensor], rng: torch.Generator,
     ) -> Float[Tensor, "n e"]:  # fmt: skip
-        """Upright, still and without effort is best."""
-        angle = torch.remainder(state["angle"] + np.pi, 2 * np.pi) - np.pi
-        effort = action.squeeze(-1).square()
-        return -(angle.square() + 0.1 * state["speed"].square() + 0.001 * effort)
+        """See ``reward_fn``."""
+        before, after = (self.observation(x, tasks) for x in (state, next_state))
+        return self.reward_fn(before, action / self.action_high[0], after)
 
     def draw(self, state: State, tasks: dict[str, Tensor], size: int) -> UInt8[np.ndarray, "h w 3"]:
         """The rod, thicker when heavier."""

@@ -818,9 +818,12 @@ def _words_of_trials(*, alone: bool, single: bool) -> dict[str, str]:
         if not single:
             words["gain"] = "Mean return of the last episode less that of the first."
         words["95 % interval"] = (
-            "Of the mean, over tasks and seeds; with one seed, over tasks only. Bootstrap for "
-            f"{'model errors and around a change' if single else 'totals'}, normal approximation "
-            f"for {'returns of whole' if single else 'single'} episodes."
+            "Of the mean, over tasks and seeds; with one seed, over tasks only. Bootstrap"
+            + (
+                "; normal approximation where seeds were evaluated one by one."
+                if single
+                else " for totals, normal approximation for single episodes."
+            )
         )
     else:
         words["mean and interval of an episode"] = (

@@ -395,6 +395,8 @@ def read_evaluation(path: Path) -> Evaluation:
         trial = (float(document.get("trial_return_mean", mean)), float(low), float(high))
     if unit == "episode":
         stages = _with_means(stages, per_task, seed_means, num_tasks)
+        if len(stages) == 1 and trial:  # the same number has the same interval everywhere
+            stages = [replace(stages[0], low=trial[1], high=trial[2])]
         for name in {*curves} & {*UPDATED}:
             curves[name] = curves[name][:1] * len(stages)
             references[name] = sum(curves[name])
