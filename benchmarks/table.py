@@ -46,7 +46,9 @@ def describe(folder: Path, evaluation: Path) -> tuple[list[dict], str]:
         }
         for s in result["stages"]
     ]  # fmt: skip
-    if "trial_return_mean" in result:
+    if "model_error" in result:
+        rows, cells = describe_model(result, common)
+    elif "trial_return_mean" in result:
         rows.append(
             common | {
                 "stage": "trial", "return_mean": result["trial_return_mean"],
@@ -73,6 +75,41 @@ def describe(folder: Path, evaluation: Path) -> tuple[list[dict], str]:
         f"{common['seconds_per_seed']} s", common["commit"],
     ]  # fmt: skip
     return rows, "| " + " | ".join(map(str, head + cells)) + " |"
+
+
+def describe_model(result: dict, common: dict) -> tuple[list[dict], list[str]]:
+    """Of a method that plans with a model: return, and errors on what its own runs met.
+
+    References have the errors of their models on the same transitions.
+    """
+
+    def row(name: str, errors: dict, **own: object) -> dict:
+        found: dict[str, object] = {"errors_on": result["algorithm"]}
+        for kind in ("unadapted", "adapted", "drop"):
+            low, high = errors[f"{kind}_ci95"]
+            found |= {kind: errors[kind], f"{kind}_low": low, f"{kind}_high": high}
+            found[f"{kind}_seeds"] = " ".join(f"{x:.4f}" for x in errors[f"{kind}_seeds"])
+        return common | {"algorithm": name} | own | found
+
+    low, high = result["trial_ci95"]
+    rows = [
+        row(
+            result["algorithm"], result["model_error"],
+            return_mean=result["trial_return_mean"], ci95_low=low, ci95_high=high,
+            seed_means=" ".join(f"{x:.2f}" for x in result["trial_return_seeds"]),
+        )
+    ]  # fmt: skip
+    nothing = dict.fromkeys(("ci95_low", "ci95_high", "seed_means", "seeds", "commit"), "")
+    for name, errors in result.get("reference_errors", {}).items():
+        rows.append(row(name, errors, return_mean=result["references"][name], **nothing))
+    own = result["model_error"]
+    cells = [
+        f"{result['trial_return_mean']:.1f} ({low:.1f} .. {high:.1f})",
+        f"{own['unadapted']:.3f} -> {own['adapted']:.3f} "
+        f"({own['adapted_ci95'][0]:.3f} .. {own['adapted_ci95'][1]:.3f})",
+    ]
+    cells += [f"{k} {v['adapted']:.3f}" for k, v in result.get("reference_errors", {}).items()]
+    return rows, cells
 
 
 def main() -> None:

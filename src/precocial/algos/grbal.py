@@ -123,19 +123,16 @@ class GrBAL(ModelBased):
     def __init__(
         self, cfg: GrBALConfig, spec: EnvSpec, rng: torch.Generator, device: str = "cpu"
     ) -> None:
-        self.prepare(cfg, spec, GradientModel(spec, cfg, rng), device)
+        model = GradientModel(spec, cfg, rng)
+        self.prepare(cfg, spec, model, model.dynamics, device)
 
     def adapter(self, lanes: int) -> GradientAdapter:
         """See ``ModelBased``."""
         return GradientAdapter(frozen(self.model), self.cfg, lanes)
 
-    def fit_statistics(self, data: Transitions) -> None:
-        """See ``ModelBased``."""
-        self.model.dynamics.fit_statistics(data.obs, data.next_obs)
-
     def loss(self, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Error on the future after a step on the past; the error before it is reported beside."""
-        cfg, dynamics = self.cfg, self.model.dynamics
+        cfg, dynamics = self.cfg, self.dynamics
         window = self.replay.sample(cfg.windows, cfg.past, cfg.future, rng)
         inputs, targets, seen, asked = masks(window, dynamics, cfg.past, rng)
         past, future = inputs.split([cfg.past, cfg.future], 1)

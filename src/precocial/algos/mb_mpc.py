@@ -35,7 +35,6 @@ from precocial.nets.dynamics import Dynamics
 from precocial.ops.adaptation import inner_update
 from precocial.ops.losses import masked_mean
 from precocial.ops.params import expand
-from precocial.replay import Transitions
 from precocial.types import EnvSpec, Params
 
 
@@ -141,15 +140,12 @@ class MBMPC(ModelBased):
     def __init__(
         self, cfg: ModelConfig, spec: EnvSpec, rng: torch.Generator, device: str = "cpu"
     ) -> None:
-        self.prepare(cfg, spec, Dynamics(spec, cfg.hidden, rng), device)
+        model = Dynamics(spec, cfg.hidden, rng)
+        self.prepare(cfg, spec, model, model, device)
 
     def adapter(self, lanes: int) -> Adapter:
         """See ``ModelBased``."""
         return FixedAdapter(frozen(self.model))
-
-    def fit_statistics(self, data: Transitions) -> None:
-        """See ``ModelBased``."""
-        self.model.fit_statistics(data.obs, data.next_obs)
 
     def loss(self, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Error on windows of the data."""

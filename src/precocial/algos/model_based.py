@@ -19,9 +19,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from precocial.checks import at_least, positive, widths
+from precocial.nets.dynamics import Dynamics
 from precocial.ops.planning import Plan, PlannerConfig, first_plan, imagined_return, improve, shift
 from precocial.ops.returns import episode_index, first_episode_return, time_in_episode
-from precocial.replay import Replay, Transitions
+from precocial.replay import Replay
 from precocial.rollout import collect
 from precocial.types import EnvSpec, Metrics, Params, Rollout, Step, TaskEnv, Tasks, UserError
 
@@ -255,8 +256,10 @@ class ModelBased:
     progress = 0.0
     cfg: ModelConfig
 
-    def prepare(self, cfg: ModelConfig, spec: EnvSpec, model: nn.Module, device: str) -> None:
-        """Set what all of them have.
+    def prepare(
+        self, cfg: ModelConfig, spec: EnvSpec, model: nn.Module, dynamics: Dynamics, device: str
+    ) -> None:
+        """Set what all of them have; ``dynamics`` is the model or a part of it.
 
         Raises:
             UserError: a family that cannot be planned for, or windows longer than its episodes.
@@ -282,7 +285,7 @@ class ModelBased:
                 f"of {spec.horizon} steps; try --past {max(1, spec.horizon // 2)} --future "
                 f"{max(1, spec.horizon // 2)} or less"
             )
-        self.cfg, self.spec, self.model = cfg, spec, model.to(device)
+        self.cfg, self.spec, self.model, self.dynamics = cfg, spec, model.to(device), dynamics
         self.replay = Replay()
         self.iteration = 0
         self.optimizer = torch.optim.Adam(self.model.parameters(), cfg.outer_lr)
@@ -293,10 +296,6 @@ class ModelBased:
 
     def loss(self, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """What one Adam step descends, on a fresh sample of the data; and what to report."""
-        raise NotImplementedError
-
-    def fit_statistics(self, data: Transitions) -> None:
-        """Normalise by everything there is."""
         raise NotImplementedError
 
     def learner(self, num_tasks: int, lanes: int, rng: torch.Generator) -> MPCLearner:
@@ -320,7 +319,7 @@ class ModelBased:
         }
         self.replay.add(rollout, clipped(rollout.action, self.spec))
         assert self.replay.data is not None
-        self.fit_statistics(self.replay.data)
+        self.dynamics.fit_statistics(self.replay.data.obs, self.replay.data.next_obs)
         self.iteration += 1
         totals: dict[str, Tensor] = {}
         for _ in range(cfg.model_updates):

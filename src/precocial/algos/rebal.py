@@ -41,7 +41,6 @@ from precocial.checks import at_least, positive
 from precocial.nets.dynamics import Dynamics
 from precocial.nets.memory import build_memory
 from precocial.ops.losses import masked_mean
-from precocial.replay import Transitions
 from precocial.types import EnvSpec
 
 
@@ -164,19 +163,16 @@ class ReBAL(ModelBased):
     def __init__(
         self, cfg: ReBALConfig, spec: EnvSpec, rng: torch.Generator, device: str = "cpu"
     ) -> None:
-        self.prepare(cfg, spec, RecurrentModel(spec, cfg, rng), device)
+        model = RecurrentModel(spec, cfg, rng)
+        self.prepare(cfg, spec, model, model.dynamics, device)
 
     def adapter(self, lanes: int) -> MemoryAdapter:
         """See ``ModelBased``."""
         return MemoryAdapter(frozen(self.model), self.cfg, lanes)
 
-    def fit_statistics(self, data: Transitions) -> None:
-        """See ``ModelBased``."""
-        self.model.dynamics.fit_statistics(data.obs, data.next_obs)
-
     def loss(self, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Error on the K transitions after moments M, M + K, M + 2K, ... of random sequences."""
-        cfg, dynamics = self.cfg, self.model.dynamics
+        cfg, dynamics = self.cfg, self.dynamics
         m, k, num = cfg.past, cfg.future, max(1, cfg.windows // cfg.futures)
         sequence = self.replay.sample(num, m, k * cfg.futures, rng)
         x = dynamics.inputs(sequence.obs, sequence.action)
