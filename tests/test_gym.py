@@ -704,13 +704,38 @@ def test_a_planner_gets_reward_and_end_in_the_environments_units():
     assert env.spec.terminal_fn(3 * following).all()
 
 
-def test_a_reward_function_of_the_wrong_shape_is_named():
+def test_what_is_wrong_with_a_function_for_planners_is_said():
     class Wrong(SeenReward):
         def reward_fn(self, obs, action, next_obs):
             return next_obs[..., :1]
 
+    class Raising(SeenReward):
+        def terminal_fn(self, next_obs):
+            raise KeyError("height")
+
+    class Floats(SeenReward):
+        def terminal_fn(self, next_obs):
+            return next_obs[..., 0]
+
+    class Number(SeenReward):
+        reward_fn = 3
+
+    class Commands(SeenReward):
+        command_dim = 2
+
+    with pytest.raises(EnvError, match=r"KeyError: 'height' \(.*test_gym.py:\d+\), in terminal_fn"):
+        GymTaskEnv(Raising).spec.terminal_fn(torch.zeros(3, 2))
+    with pytest.raises(EnvError, match=r"terminal_fn gave \(3,\) torch.float32.*torch.bool"):
+        GymTaskEnv(Floats).spec.terminal_fn(torch.zeros(3, 2))
+    with pytest.raises(EnvError, match="reward_fn is 3"):
+        GymTaskEnv(Number)
+    with pytest.raises(EnvError, match=r"command_dim is 2; expected a number of columns.*0 to 1"):
+        GymTaskEnv(Commands)
+    SeenReward.command_dim = 1
+    assert GymTaskEnv(SeenReward).spec.command_dim == 1
+    del SeenReward.command_dim
     env = GymTaskEnv(Wrong)
-    with pytest.raises(EnvError, match=r"Wrong: reward_fn gave \(3, 1\).*expected.*\(3,\)"):
+    with pytest.raises(EnvError, match=r"Wrong: reward_fn gave \(3, 1\).*expected"):
         env.spec.reward_fn(torch.zeros(3, 2), torch.zeros(3, 1), torch.zeros(3, 2))
 
 

@@ -238,6 +238,22 @@ def test_windows_hold_consecutive_transitions_and_never_cross_an_episode():
     assert torch.equal(seen[:, 4].bool(), same & (window.episode[:, 5] >= 0))
 
 
+def test_what_a_diverged_simulation_left_is_never_used():
+    env = HiddenGain(HiddenGainConfig(horizon=20))
+    rollout = rollout_of(env)
+    lost = torch.zeros_like(rollout.reward)
+    lost[0, 0, 7] = 1
+    rollout.truncated[0, 0, 7] = True
+    rollout.extra["info/diverged"] = lost
+    rollout.next_obs[0, 0, 7] = 1e6
+    replay = Replay()
+    replay.add(rollout, rollout.action)
+    window = replay.sample(500, 5, 4, rng())
+    _, _, seen, asked = masks(window, Dynamics(env.spec, (4,), rng()), 5, rng(1))
+    far = window.next_obs[..., 0] > 1e5
+    assert far.any() and not (far & torch.cat([seen, asked], 1).bool()).any()
+
+
 def test_a_window_slides_and_forgets_lane_by_lane():
     window = Window(3, 2)
     for k in range(1, 5):

@@ -350,12 +350,11 @@ def _model_table(result: dict[str, Any], title: str) -> Table:
         values = [of[k] if of else None for k in ("unadapted", "adapted")]
         return ["" if v is None else f"{v:.3f}" for v in values]
 
-    low, high = result["trial_ci95"] if "trial_ci95" in result else result["stages"][0]["ci95"]
+    interval = ""
+    if "trial_ci95" in result:
+        interval = "{:.1f} .. {:.1f}".format(*result["trial_ci95"])
     total = sum(row["return_mean"] for row in result["stages"])
-    table.add_row(
-        result["algorithm"], f"{total:.1f}", f"{low:.1f} .. {high:.1f}",
-        *errors(result["model_error"]),
-    )  # fmt: skip
+    table.add_row(result["algorithm"], f"{total:.1f}", interval, *errors(result["model_error"]))
     for name, rows in result["reference_curves"].items():
         total = sum(row["return_mean"] for row in rows)
         table.add_row(
@@ -461,7 +460,7 @@ def list_all(args: list[str]) -> int:
 
     algos = [
         {
-            "name": name, "summary": entry.summary, "paper": entry.paper, "action": "box, discrete",
+            "name": name, "summary": entry.summary, "paper": entry.paper, "action": entry.action,
             "observation": "flat", "extra": "",
             "presets": {env: list(table) for (algo, env), table in PRESETS.items() if algo == name},
         }

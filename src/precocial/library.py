@@ -250,6 +250,9 @@ def evaluate(
     theirs: dict[str, list[ModelErrors]] = {}  # on the transitions of the runs in question
     for run in others:
         algo = read_plan(run).algo
+        if algo == plans[0].algo:  # told apart from the runs in question by its folder
+            home = run.parent if run.name.startswith("seed-") else run
+            algo = f"{algo} ({home.name})"
         if stage_unit(read_plan(run)) == first["unit"]:
             met = scored[len(theirs.get(algo, ())) % len(scored)]["trials"]
             one = score(run, updates=same_stages, data=met[0] if met else None)
@@ -260,9 +263,6 @@ def evaluate(
             curve = score(run, updates=0)["curve"]
             flat = np.repeat(curve.returns, same_stages + 1, 1)
             curve = Curve(flat, None, first["curve"].episodes_seen, first["curve"].env_steps_seen)
-        if algo == plans[0].algo:  # told apart from the runs in question by its folder
-            home = run.parent if run.name.startswith("seed-") else run
-            algo = f"{algo} ({home.name})"
         curves.setdefault(algo, []).append(curve)
     if theirs:
         result["reference_errors"] = {k: summarise_errors(v) for k, v in theirs.items()}

@@ -34,6 +34,9 @@ class Preset:
 OWN_ENVIRONMENT = Preset(100, {"num_tasks": 20, "episodes_per_task": 10})
 """A user's environment is stepped in Python, copy by copy: fewer episodes."""
 
+OWN_PLANNED = Preset(30, {"num_tasks": 10})
+"""A planner learns from a thousandth of the steps, and plans for every lane at every one."""
+
 OWN_TRIALS = Preset(100, {"num_tasks": 200})
 """One trial a task needs more tasks."""
 
@@ -210,7 +213,7 @@ def find(algo: str, env: str, name: str) -> Preset:
     if name in table:
         preset = table[name]
     elif name == "default":
-        theirs = OWN_TRIALS if algo in IN_TRIAL else OWN_ENVIRONMENT
+        theirs = {"rl2": OWN_TRIALS, "grbal": OWN_PLANNED}.get(_lender(algo), OWN_ENVIRONMENT)
         preset = Preset() if env in ENVS else theirs
     else:
         raise nearest(name, [*dict.fromkeys([*table, "default"])], f"preset for {algo} on {env}")

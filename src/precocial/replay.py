@@ -1,4 +1,4 @@
-"""Everything that was ever experienced, raw, and windows of it that never cross an episode."""
+"""Everything that was ever experienced, raw, and windows of it that say where episodes end."""
 
 from __future__ import annotations
 
@@ -19,11 +19,7 @@ class Transitions(NamedTuple):
     action: Float[Tensor, "w t a"]
     next_obs: Float[Tensor, "w t o"]
     episode: Int[Tensor, "w t"]
-    """Which episode of its lane each belongs to; -1 for what lies outside the data."""
-
-    def split(self, at: int) -> tuple[Transitions, Transitions]:
-        """The first ``at`` of every window, and the rest."""
-        return Transitions(*(x[:, :at] for x in self)), Transitions(*(x[:, at:] for x in self))
+    """Which episode of its lane each belongs to; -1 for what counts for none."""
 
 
 class Replay:
@@ -37,9 +33,14 @@ class Replay:
         return 0 if self.data is None else self.data.episode.numel()
 
     def add(self, rollout: Rollout, action: Float[Tensor, "n e t a"]) -> None:
-        """Keep a rollout; ``action`` is what the environment made of the policy's samples."""
-        ended = rollout.terminated | rollout.truncated
-        lanes = (rollout.obs, action, rollout.next_obs, episode_index(ended))
+        """Keep a rollout; ``action`` is what the environment made of the policy's samples.
+
+        Steps on which a simulation diverged led nowhere, and belong to no episode.
+        """
+        episode = episode_index(rollout.terminated | rollout.truncated)
+        if "info/diverged" in rollout.extra:
+            episode = episode.masked_fill(rollout.extra["info/diverged"].bool(), -1)
+        lanes = (rollout.obs, action, rollout.next_obs, episode)
         new = Transitions(*(x.flatten(0, 1) for x in lanes))
         if self.data is not None:
             new = Transitions(*map(torch.cat, zip(self.data, new, strict=True)))

@@ -30,6 +30,8 @@ class Entry(NamedTuple):
     """The task's numbers are appended to the observation."""
     trains: bool = True
     """False for references that are evaluated untrained."""
+    action: str = "box, discrete"
+    """Kinds of actions that it can have."""
 
 
 CLASSES: dict[type, Any] = {
@@ -73,14 +75,25 @@ ALGOS: dict[str, Entry] = {
         GrBALConfig(),
         "a model that takes a gradient step at every time step, MPC",
         "Nagabandi et al. 2019",
+        action="box",
     ),
-    "rebal": Entry(ReBALConfig(), "a model with a memory, MPC", "Nagabandi et al. 2019"),
+    "rebal": Entry(
+        ReBALConfig(), "a model with a memory, MPC", "Nagabandi et al. 2019", action="box"
+    ),
     "grebal": Entry(
-        GrEBALConfig(), "a memory, and a gradient step of the model's read-out, MPC", "this package"
+        GrEBALConfig(),
+        "a memory, and a gradient step of the model's read-out, MPC",
+        "this package",
+        action="box",
     ),
-    "mb-mpc": Entry(MBMPCConfig(), "one global model that never adapts, MPC", "reference"),
+    "mb-mpc": Entry(
+        MBMPCConfig(), "one global model that never adapts, MPC", "reference", action="box"
+    ),
     "mb-de": Entry(
-        MBDEConfig(), "the same, trained on at test time (dynamic evaluation)", "reference"
+        MBDEConfig(),
+        "the same, trained on at test time (dynamic evaluation)",
+        "reference",
+        action="box",
     ),
     "multi-task": Entry(_JOINT, "joint training blind to the task, then fine-tuning", "reference"),
     "oracle": Entry(

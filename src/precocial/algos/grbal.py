@@ -157,7 +157,8 @@ def masks(
     transitions, their number drawn for every window.
     """
     num = window.episode.shape[0]
-    same = window.episode == window.episode[:, past : past + 1]
+    moment = window.episode[:, past : past + 1]
+    same = (window.episode == moment) & (moment >= 0)
     length = torch.randint(1, past + 1, (num, 1), generator=rng, device=rng.device)
     age = past - torch.arange(past, device=rng.device)
     seen = (same[:, :past] & (age <= length)).float()

@@ -237,7 +237,7 @@ class ModelErrors(NamedTuple):
     """Next-state error, in standard deviations of the state's change over a step."""
 
     unadapted: np.ndarray
-    """(N,): root mean square over state, lanes and steps, by the model as an episode starts it;
+    """(N,): root mean square over state, lanes and steps, by the model as an episode begins;
     NaN where no transition counts."""
     adapted: np.ndarray
     """(N,): of the very same steps, by the model as it had adapted until then."""
@@ -304,7 +304,7 @@ class ModelBased:
         return MPCLearner(adapter, self.cfg, self.spec, (num_tasks, lanes), rng)
 
     def meta_update(self, env: TaskEnv, tasks: Tasks, rng: torch.Generator) -> Metrics:
-        """One episode on every lane, then so many Adam steps on all data."""
+        """The steps of one episode on every lane, then so many Adam steps on all data."""
         cfg = self.cfg
         actor: RandomActor | MPCLearner
         if self.iteration < cfg.random_iterations:
@@ -317,6 +317,8 @@ class ModelBased:
             "episode_reward_mean": float(first_episode_return(rollout.reward, ended).mean()),
             "train/lanes_reset": float(getattr(getattr(actor, "adapter", None), "resets", 0)),
         }
+        if "info/diverged" in rollout.extra:
+            metrics["train/lanes_diverged"] = float(rollout.extra["info/diverged"].sum())
         self.replay.add(rollout, clipped(rollout.action, self.spec))
         assert self.replay.data is not None
         self.dynamics.fit_statistics(self.replay.data.obs, self.replay.data.next_obs)
@@ -335,8 +337,8 @@ class ModelBased:
     def model_error(self, rollout: Rollout) -> ModelErrors:
         """How well the model predicts what happened on each task, whoever acted.
 
-        Counted are transitions of a lane's first episode after at least 16 others, and as many of
-        the same world where it changed.
+        Counted are transitions of a lane's first episode after at least 16 others; where the world
+        changed, after at least 16 of the new one.
         """
         (num, lanes), steps = rollout.reward.shape[:2], rollout.reward.shape[2]
         # (N, E, T, ...) -> (N*E, T, ...)
@@ -345,13 +347,14 @@ class ModelBased:
         ended = (rollout.terminated | rollout.truncated).flatten(0, 1)
         adapter, fresh = self.adapter(num * lanes), self.adapter(num * lanes)
         size = self.spec.obs_dim - self.spec.command_dim
-        scale = (next_obs - obs)[..., :size].flatten(0, 1).std(0, correction=0).clamp(min=1e-6)
+        scale = (next_obs - obs)[..., :size].flatten(0, 1).std(0, correction=0)
+        moves = scale > 1e-6  # what never changes has no unit
         errors = []
         for t in range(steps):
             now = obs[:, t], action[:, t]
             for model in (fresh, adapter):
                 predicted = model.predict(*(x.unsqueeze(1) for x in now)).squeeze(1)
-                wrong = (predicted - next_obs[:, t])[:, :size] / scale
+                wrong = (predicted - next_obs[:, t])[:, :size][:, moves] / scale[moves]
                 errors.append(wrong.square().mean(-1))
             adapter.observe(*now, next_obs[:, t], ended[:, t])
         error = torch.stack(errors, -1).unflatten(-1, (steps, 2))  # (N*E, T, 2)
@@ -361,7 +364,7 @@ class ModelBased:
         if "info/switched" in rollout.extra:
             since, asked = "switch", rollout.extra["info/switched"].flatten(0, 1).bool() & first
             seen = torch.where(asked, time_in_episode(ended | opens(asked)), seen)
-        weight = (first & (seen >= SETTLED)).to(error).unsqueeze(-1)
+        weight = (asked & (seen >= SETTLED)).to(error).unsqueeze(-1)
         total, count = (x.unflatten(0, (num, lanes)).sum((1, 2)) for x in (error * weight, weight))
         curve = [error[asked & (seen == age)].mean(0) for age in range(2 * SETTLED + 1)]
         unadapted, adapted = (total / count).sqrt().cpu().double().numpy().T

@@ -205,8 +205,9 @@ class ReBAL(ModelBased):
         if not self.model.rates:
             return unstepped, {"adapted": unstepped}
         past, past_target = (torch.cat([v[:, t - m : t] for t in moments]) for v in (x, y))
-        old = torch.cat([before[:, t - m] for t in moments])
         same = torch.cat([(episode[:, t - m : t] == episode[:, t : t + 1]) for t in moments])
+        # Where the episode began within the past, its memory was empty before it.
+        old = torch.cat([before[:, t - m] for t in moments]) * same[:, :1].to(x)
         known = torch.cat([(time[t - m : t] >= start) for t in moments])
         gradient = dynamics.gradient(
             with_context(past, old), past_target, (same & known).to(x), top=1

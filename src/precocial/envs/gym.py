@@ -9,7 +9,8 @@ The environment is a ``gymnasium.Env`` with ``sample_tasks(n) -> list``, ``set_t
 - ``max_episode_steps``, its time limit, where neither registration nor a wrapper names one;
 - ``reward_fn(obs, action, next_obs)`` and, where episodes can end, ``terminal_fn(next_obs)`` on
   tensors (..., O) of flat observations and (..., A) of actions in its own units: reward and end as
-  functions of what can be seen, which planning with a model needs.
+  functions of what can be seen, which planning with a model needs;
+- ``command_dim``, how many of the last columns of the observation are commands, such as a target.
 
 One without ``sample_tasks`` is a family with a single task.
 """
@@ -392,35 +393,53 @@ class GymTaskEnv:
             len(self.source.finite or numbers(self.source.example) or []),
             lanes_at_once=LANES_AT_ONCE,
             threaded=self.cfg.workers > 0,
-            reward_fn=self._seen("reward_fn"),
-            terminal_fn=self._seen("terminal_fn"),
+            reward_fn=self._seen("reward_fn", torch.float32),
+            command_dim=self._commands(),
+            terminal_fn=self._seen("terminal_fn", torch.bool),
         )
 
-    def _seen(self, name: str) -> Callable[..., Tensor] | None:
-        """The environment's function of what can be seen, for actions in [-1, 1]."""
-        own = method_of(self.source.env, name)
+    def _seen(self, name: str, dtype: torch.dtype) -> Callable[..., Tensor] | None:
+        """The environment's function of what can be seen, given actions in [-1, 1]."""
+        own, source = self._attribute(name, None), self.source.name
         if own is None:
             return None
+        if not callable(own):
+            raise EnvError(f"{source}: {name} is {described(own)}; expected a method", "contract")
         bounds = self.action_low, self.action_high
         low, high = (torch.as_tensor(x, dtype=torch.float32) for x in bounds)
 
         def function(*seen: Tensor) -> Tensor:
-            if len(seen) == 3:
-                obs, action, next_obs = seen
-                action = torch.lerp(low.to(action), high.to(action), (action + 1) / 2)
-                value = own(obs, action, next_obs)
-            else:
-                value = own(*seen)
+            given = list(seen)
+            if len(given) == 3:  # obs, action, next_obs
+                given[1] = torch.lerp(low.to(seen[1]), high.to(seen[1]), (seen[1] + 1) / 2)
+            value = self.source.call(f"in {name}, called by a planner", own, *given)
             expected = tuple(seen[0].shape[:-1])
-            if not isinstance(value, Tensor) or tuple(value.shape) != expected:
-                got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            if not isinstance(value, Tensor) or (tuple(value.shape), value.dtype) != (
+                expected, dtype,
+            ):  # fmt: skip
+                tensor = isinstance(value, Tensor)
+                got = f"{tuple(value.shape)} {value.dtype}" if tensor else described(value)
                 raise EnvError(
-                    f"{self.source.name}: {name} gave {got} for observations "
-                    f"{tuple(seen[0].shape)}; expected a tensor of shape {expected}", "contract",
+                    f"{source}: {name} gave {got} for observations {tuple(seen[0].shape)}; "
+                    f"expected a tensor {expected} {dtype}", "contract",
                 )  # fmt: skip
             return value
 
         return function
+
+    def _attribute(self, name: str, default: Any) -> Any:
+        env = self.source.env
+        return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else default
+
+    def _commands(self) -> int:
+        most = spaces.flatdim(self.observation_space) - 1
+        given = self._attribute("command_dim", 0)
+        if not isinstance(given, int) or not 0 <= given <= most:
+            raise EnvError(
+                f"{self.source.name}: command_dim is {described(given)}; expected a number of "
+                f"columns of the observation, 0 to {most}", "contract",
+            )  # fmt: skip
+        return given
 
     def _horizon(self) -> int:
         own, given = self.source.horizon(), self.cfg.horizon

@@ -77,7 +77,8 @@ class MujocoTaskEnv:
 
     A simulation that diverges (MuJoCo warns, or the state is not finite) ends its episode: that
     step is ``truncated`` with reward 0, ``next_obs`` is the last sane observation, the lane
-    restarts and ``diverged`` counts one more. MuJoCo's own warnings are silenced.
+    restarts, ``info["diverged"]`` is 1 and ``diverged`` counts one more. MuJoCo's own warnings are
+    silenced.
     """
 
     name: str
@@ -240,6 +241,7 @@ class MujocoTaskEnv:
 
         before, after = self._physics(self.state), self._physics(following)
         info = {k: self._floats(v) for k, v in self.info(before, after).items()}
+        info["diverged"] = self._floats(lost.astype(np.float64))
         next_obs = self._floats(self.observation(before, after))
         next_obs = torch.where(self._flags(lost)[..., None], self.obs, next_obs)
         if self.reward_fn is None:
