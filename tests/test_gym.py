@@ -744,7 +744,7 @@ def test_a_users_environment_can_be_planned_for():
 
     env = GymTaskEnv(SeenReward)
     cfg = MBMPCConfig(
-        num_tasks=2, hidden=(8,), past=4, future=4, model_updates=3, candidates=8, plan_horizon=3
+        num_tasks=2, hidden=(8,), future=4, model_updates=3, candidates=8, plan_horizon=3
     )
     algorithm = MBMPC(cfg, env.spec, torch.Generator().manual_seed(0))
     for i in range(2):

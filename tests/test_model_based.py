@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from precocial.algos import ALGOS, build
-from precocial.algos.grbal import GradientModel, GrBAL, GrBALConfig, masks
+from precocial.algos.grbal import GradientModel, GrBALConfig, masks
 from precocial.algos.mb_mpc import MBDEConfig
-from precocial.algos.model_based import MPCLearner, RandomActor, Window
+from precocial.algos.model_based import AdaptiveConfig, MPCLearner, RandomActor, Window
 from precocial.algos.rebal import GrEBALConfig
 from precocial.envs.hidden_gain import HiddenGain, HiddenGainConfig
 from precocial.envs.point_nav import PointNav
@@ -20,9 +20,9 @@ from precocial.nets.dynamics import Dynamics
 from precocial.nets.products import affine, dense, shared, stepped
 from precocial.ops.adaptation import inner_update
 from precocial.ops.params import expand
-from precocial.replay import Replay
+from precocial.replay import Replay, Transitions
 from precocial.rollout import collect
-from precocial.types import EnvSpec, Step
+from precocial.types import EnvSpec, Rollout, Step
 
 METHODS = ("grbal", "rebal", "grebal", "mb-mpc", "mb-de")
 SMALL = {
@@ -55,6 +55,19 @@ def trained(name, env, iterations=2, **over):
     for i in range(iterations):
         tasks = env.sample_tasks(3, "train", rng(i))
         algorithm.meta_update(env, tasks, rng(10 + i))
+    return algorithm
+
+
+def fed(algorithm, rollout):
+    """With these data and a model that already says something; bounds of predictions are off."""
+    algorithm.replay.add(rollout, rollout.action.clamp(-1, 1))
+    data, dynamics = algorithm.replay.data, algorithm.dynamics
+    counts = data.episode >= 0
+    dynamics.fit_statistics(data.obs[counts], data.next_obs[counts])
+    dynamics.low.fill_(-torch.inf)
+    dynamics.high.fill_(torch.inf)
+    for p in algorithm.model.parameters():
+        p.data += 0.1 * torch.randn(p.shape, generator=rng(3))
     return algorithm
 
 
@@ -121,17 +134,19 @@ def test_the_second_order_gradient_equals_finite_differences():
             assert numeric.item() == pytest.approx(grad[i].item(), rel=1e-4, abs=1e-8), name
 
 
-def test_without_the_second_order_the_gradient_differs():
-    model, past, target, mask, future, wanted = model_and_windows()
-    outer_loss(model, past, target, mask, future, wanted).backward()
-    exact = model.dynamics.weight_0.grad.clone()
-    model.zero_grad()
-    gradient = [
-        type(f)(f.h.detach(), f.d.detach()) for f in model.dynamics.gradient(past, target, mask)
-    ]
-    loss = model.dynamics.stepped(future, gradient, model.step_size) - wanted
-    loss.square().mean().backward()
-    assert (model.dynamics.weight_0.grad - exact).abs().max() > 1e-3 * exact.abs().max()
+def test_first_order_changes_the_gradient_and_not_the_loss():
+    env = HiddenGain(HiddenGainConfig(horizon=20))
+    rollout, found = rollout_of(env), {}
+    for first_order in (False, True):
+        algorithm = fed(small("grbal", env, first_order=first_order), rollout)
+        loss, _ = algorithm.loss(rng(3))
+        loss.backward()
+        model = algorithm.model
+        found[first_order] = loss, model.dynamics.weight_0.grad, model.rates["weight_0"].grad
+    (exact, through, rate), (loss, without, rate_without) = found[False], found[True]
+    assert torch.equal(exact, loss)
+    assert (through - without).abs().max() > 0.01 * through.abs().max()
+    assert torch.allclose(rate, rate_without, atol=1e-7)  # the rates need no second derivative
 
 
 @pytest.mark.parametrize("learn", [True, False])
@@ -238,20 +253,123 @@ def test_windows_hold_consecutive_transitions_and_never_cross_an_episode():
     assert torch.equal(seen[:, 4].bool(), same & (window.episode[:, 5] >= 0))
 
 
-def test_what_a_diverged_simulation_left_is_never_used():
-    env = HiddenGain(HiddenGainConfig(horizon=20))
-    rollout = rollout_of(env)
+def with_a_diverged_step(rollout, next_obs):
+    """The same, where a simulation diverged at step 7 of the first lane and led to this."""
     lost = torch.zeros_like(rollout.reward)
     lost[0, 0, 7] = 1
-    rollout.truncated[0, 0, 7] = True
-    rollout.extra["info/diverged"] = lost
-    rollout.next_obs[0, 0, 7] = 1e6
+    after, truncated = rollout.next_obs.clone(), rollout.truncated.clone()
+    after[0, 0, 7], truncated[0, 0, 7] = next_obs, True
+    extra = rollout.extra | {"info/diverged": lost}
+    return rollout._replace(next_obs=after, truncated=truncated, extra=extra)
+
+
+def test_what_a_diverged_simulation_left_is_never_used():
+    env = HiddenGain(HiddenGainConfig(horizon=20))
+    rollout = with_a_diverged_step(rollout_of(env), 1e6)
     replay = Replay()
     replay.add(rollout, rollout.action)
     window = replay.sample(500, 5, 4, rng())
     _, _, seen, asked = masks(window, Dynamics(env.spec, (4,), rng()), 5, rng(1))
     far = window.next_obs[..., 0] > 1e5
     assert far.any() and not (far & torch.cat([seen, asked], 1).bool()).any()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_diverged_simulation_led_to_changes_neither_loss_nor_gradient(name):
+    env = HiddenGain(HiddenGainConfig(horizon=20))
+    rollout, found = rollout_of(env, lanes=1), []
+    for reached in (0.0, 1e6):
+        over = {"windows": 200, "past": 4, "future": 4}
+        algorithm = fed(small(name, env, **over), with_a_diverged_step(rollout, reached))
+        loss, _ = algorithm.loss(rng(2))
+        loss.backward()
+        found.append([loss, *(p.grad for p in algorithm.model.parameters())])
+    for harmless, wild in zip(*found, strict=True):
+        assert torch.allclose(harmless, wild, rtol=1e-4, atol=1e-6)
+
+
+def test_a_global_model_is_scored_on_each_transition_that_counts_and_on_no_other():
+    # Moves by 1, by 2, a diverged step, by 3, and nothing after; the model predicts no change.
+    algorithm = build(
+        dataclasses.replace(ALGOS["mb-mpc"].config, hidden=(4,), windows=1, future=4),
+        spec(obs=1, action=1), rng(),
+    )  # fmt: skip
+    for p in algorithm.model.parameters():
+        p.data.zero_()
+    moves = torch.tensor([[[1.0], [2.0], [1000.0], [3.0]]])
+    nothing = torch.zeros_like(moves)
+    algorithm.replay.data = Transitions(nothing, nothing, moves, torch.tensor([[0, 0, -1, 1]]))
+    found = {float(algorithm.loss(rng(seed))[0].detach()) for seed in range(40)}
+    # Windows of four from the first, the second, and the third or fourth on.
+    assert sorted(found) == pytest.approx([(1 + 4 + 9) / 3, (4 + 9) / 2, 9])
+
+
+class EndsEarly(HiddenGain):
+    """An episode is over where the cart has gone too far."""
+
+    def terminal(self, state, tasks):
+        return state["position"].abs() > 0.9
+
+
+def losses_of_single_sequences(algorithm, num):
+    """``num`` losses, each of one sampled sequence, and those sequences together."""
+    sampled, sample = [], algorithm.replay.sample
+    algorithm.replay.sample = lambda *args: sampled.append(sample(*args)) or sampled[-1]
+    with torch.no_grad():
+        losses = [algorithm.loss(rng(seed))[0] for seed in range(num)]
+    algorithm.replay.sample = sample
+    assert all(len(sequence.episode) == 1 for sequence in sampled)
+    return torch.stack(losses), Transitions(*map(torch.cat, zip(*sampled, strict=True)))
+
+
+def errors_while_acting(algorithm, sequences, past, future):
+    """Errors on futures after moments ``past``, ``past + future``, ... of an adapter that was fed
+    everything from step 0, 1, ... ``past - 1`` of the sequence on: (W, past)."""
+    num, length = sequences.episode.shape
+    flat = Transitions(*(x.repeat_interleave(past, 0) for x in sequences))  # lane: sequence, start
+    start = torch.arange(past).repeat(num)
+    adapter, dynamics = algorithm.adapter(num * past), algorithm.dynamics
+    total, count = torch.zeros(num * past), torch.zeros(num * past)
+    for t in range(length):
+        if t >= past and (t - past) % future == 0:  # the present: nothing later is known
+            ahead = slice(t, t + future)
+            predicted = adapter.predict(flat.obs[:, ahead], flat.action[:, ahead])
+            wrong = (predicted - flat.next_obs[:, ahead])[..., : dynamics.state_dim]
+            error = (wrong / dynamics.delta_std).square().mean(-1)
+            now = flat.episode[:, t : t + 1]
+            counts = (flat.episode[:, ahead] == now) & (now >= 0)
+            total, count = total + (error * counts).sum(1), count + counts.sum(1)
+        last = flat.episode[:, min(t + 1, length - 1)] != flat.episode[:, t]
+        # An adapter that starts later, or a step outside the data: nothing is kept.
+        unseen = (t < start) | (flat.episode[:, t] < 0)
+        adapter.observe(flat.obs[:, t], flat.action[:, t], flat.next_obs[:, t], last | unseen)
+    return (total / count).view(num, past)
+
+
+@pytest.mark.parametrize(("past", "future"), [(4, 4), (4, 2), (2, 4)])
+@pytest.mark.parametrize(
+    ("name", "memory"),
+    [("grbal", "gru"), ("rebal", "gru"), ("rebal", "lstm"), ("grebal", "gru"), ("grebal", "lstm")],
+)
+def test_training_scores_what_acting_would_have_predicted(name, memory, past, future):
+    """The loss of a sequence is the error of an adapter that lived through it, after an empty
+    start 1 to M transitions before the first moment; episodes end, diverge, and lie at the rim."""
+    futures = 1 if name == "grbal" else 3
+    env = EndsEarly(HiddenGainConfig(horizon=15))
+    over = {"past": past, "future": future, "memory": memory, "futures": futures}
+    rollout = with_a_diverged_step(rollout_of(env, lanes=1, steps=40), 0.0)
+    ended = rollout.terminated | rollout.truncated
+    assert bool(rollout.terminated.any()) and bool(rollout.truncated.any())
+    assert 6 <= float(ended.sum()) <= 40
+    algorithm = fed(small(name, env, windows=futures, **over), rollout)
+    losses, sequences = losses_of_single_sequences(algorithm, 60)
+    acting = errors_while_acting(algorithm, sequences, past, future)
+    scored = torch.isfinite(losses) & (acting.isfinite().all(1))
+    assert float(scored.float().mean()) > 0.9  # but for sequences in which nothing counts
+    apart = ((losses.unsqueeze(1) - acting).abs() / (1e-3 + acting))[scored]
+    assert apart.amin(1).max() < 1e-3
+    # Every number of transitions from 1 to M occurs.
+    assert set(apart.argmin(1).tolist()) == set(range(past))
 
 
 def test_a_window_slides_and_forgets_lane_by_lane():
@@ -412,6 +530,70 @@ def test_hidden_gains_targets_jump_after_the_step_was_judged():
     assert beyond.min() >= 2 and beyond.max() <= 4
 
 
+class Doubled(HiddenGain):
+    """A policy's +-2 span the bounds; ``raw`` and ``done`` keep what came and what was done."""
+
+    def __init__(self, cfg=None):
+        super().__init__(cfg)
+        self.spec = self.spec._replace(action_scale=2.0)
+        self.raw, self.done = [], []
+
+    def step(self, action):
+        self.raw.append(action)
+        self.done.append((action / 2).clamp(-1, 1))
+        return super().step(action / 2)
+
+
+def test_data_hold_what_the_environment_did_and_not_the_policys_units():
+    env = Doubled(HiddenGainConfig(horizon=12))
+    algorithm = trained("grbal", env, iterations=2, past=3)  # at random, then planned
+    held = algorithm.replay.data.action.unflatten(0, (2, 3))
+    done = torch.stack(env.done, 2).squeeze(1).unflatten(1, (2, 12)).transpose(0, 1)
+    assert torch.equal(held, done)
+    assert torch.stack(env.raw).abs().max() == 2 and held.abs().max() == 1
+
+
+def test_a_planner_thinks_in_bounds_and_acts_in_the_policys_units():
+    env = Doubled(HiddenGainConfig(horizon=20))
+    imagined, seen = [], []
+
+    def reward_fn(obs, action, next_obs):
+        imagined.append(action)
+        return -(action[..., 0] - 0.8).square()
+
+    class Adapter:
+        resets = 0
+
+        def predict(self, obs, action):
+            return obs
+
+        def observe(self, obs, action, next_obs, ended):
+            seen.append(action)
+
+        def state_dict(self):
+            return {}
+
+        def load_state_dict(self, state):
+            pass
+
+    env.spec = env.spec._replace(reward_fn=reward_fn)
+    cfg = GrBALConfig(planner="cem", candidates=100, rounds=5, plan_horizon=2)
+    learner = MPCLearner(Adapter(), cfg, env.spec, (2, 1), rng(1))
+    collect(env, env.sample_tasks(2, "train", rng()), learner, 1, 5, rng(2))
+    assert torch.stack(imagined).abs().max() <= 1
+    assert (torch.stack(env.raw) - 1.6).abs().max() < 0.1  # 0.8 of the bound
+    assert torch.equal(torch.stack(seen), torch.stack(env.done).flatten(1, 2))
+
+
+def test_errors_do_not_depend_on_the_policys_units():
+    rollout = rollout_of(HiddenGain(HiddenGainConfig(horizon=40)), steps=40)
+    found = []
+    for env, factor in ((HiddenGain(), 1), (Doubled(), 2)):
+        algorithm = fed(small("grbal", env), rollout)
+        found.append(algorithm.model_error(rollout._replace(action=factor * rollout.action)))
+    np.testing.assert_array_equal(found[0].adapted, found[1].adapted)
+
+
 # ---- methods ----------------------------------------------------------------------------------
 
 
@@ -475,6 +657,134 @@ def test_a_diverged_or_reset_lane_is_counted_in_the_metrics():
     assert torch.isfinite(phi).all() and not torch.equal(phi[1], phi[0])
 
 
+def test_lanes_that_diverged_or_were_reset_are_in_the_metrics_of_their_iteration():
+    class Diverges(HiddenGain):
+        """In the first lane at steps 5 and 11, in the third at step 20."""
+
+        at = ((0, 5), (0, 11), (2, 20))
+        broken = None
+
+        def step(self, action):
+            lost = torch.zeros(3, 1)
+            for lane, time in self.at:
+                lost[lane] = float(self.clock == time)
+                if self.clock == time:
+                    break
+            self.clock += 1
+            step = super().step(action)
+            after = step.next_obs.clone()
+            if self.broken is not None:
+                after[self.broken] = torch.nan
+            truncated = step.truncated | lost.bool()
+            return step._replace(
+                next_obs=after, truncated=truncated, info=step.info | {"diverged": lost}
+            )
+
+        def reset(self, tasks, lanes, generator):
+            self.clock = 0
+            return super().reset(tasks, lanes, generator)
+
+    env = Diverges(HiddenGainConfig(horizon=30))
+    algorithm, tasks = small("grbal", env), env.sample_tasks(3, "train", rng())
+    metrics = algorithm.meta_update(env, tasks, rng(1))  # acts at random, adapts nothing
+    assert metrics["train/lanes_diverged"] == 3 and metrics["train/lanes_reset"] == 0
+    env.at, env.broken = ((1, 3),), 1
+    metrics = algorithm.meta_update(env, tasks, rng(2))
+    assert metrics["train/lanes_diverged"] == 1
+    assert metrics["train/lanes_reset"] == 30  # at every step of one lane
+    calm = HiddenGain(HiddenGainConfig(horizon=30))
+    assert "train/lanes_diverged" not in trained("grbal", calm, 1).meta_update(calm, tasks, rng(3))
+
+
+class LastMove:
+    """Predicts that each lane moves as it just did; at first not at all."""
+
+    resets = 0
+
+    def __init__(self, lanes):
+        self.move = torch.zeros(lanes, 1)
+
+    def predict(self, obs, action):
+        return obs + self.move.unsqueeze(1)
+
+    def observe(self, obs, action, next_obs, ended):
+        self.move = next_obs - obs
+
+
+def moves_and_errors(switched=None, ended=(), diverged=()):
+    """Two tasks, two lanes, 60 steps, moves drawn at random; and the errors of ``LastMove``.
+
+    ``switched`` holds (task, lane, first, last) step after the change, ``ended`` and ``diverged``
+    (task, lane, step).
+    """
+    move = torch.randn(2, 2, 60, generator=rng(9))
+    flags = torch.zeros(4, 2, 2, 60, dtype=torch.bool)
+    terminated, truncated, lost, new = flags
+    for place in ended:
+        terminated[place] = True
+    for place in diverged:
+        lost[place] = truncated[place] = True
+    for task, lane, first, last in switched or ():
+        new[task, lane, first : last + 1] = True
+    extra = {"info/diverged": lost.float()} if diverged else {}
+    extra |= {"info/switched": new.float()} if switched is not None else {}
+    after = move.cumsum(-1).unsqueeze(-1)
+    before = after - move.unsqueeze(-1)
+    rollout = Rollout(before, torch.zeros_like(after), move, after, terminated, truncated, extra)
+    algorithm = build(
+        dataclasses.replace(ALGOS["mb-mpc"].config, hidden=(4,), future=3),
+        spec(obs=1, action=1), rng(),
+    )  # fmt: skip
+    algorithm.adapter = LastMove
+    return move.double().numpy(), algorithm.model_error(rollout)
+
+
+def check_errors(move, errors, counted, opening):
+    """``counted``: for every task (lane, first, last) step that counts. ``opening``: for every
+    (task, lane) the first and the last step of what is sorted by transitions."""
+    jump = np.diff(move, axis=-1, prepend=0.0)  # what predicting the last move gets wrong
+
+    def size(parts):
+        return float(np.sqrt(np.mean(np.square(np.concatenate(parts))))) / move.std()
+
+    for task, places in enumerate(counted):
+        for found, wrong in ((errors.unadapted, move), (errors.adapted, jump)):
+            expected = size([wrong[task, lane, a : b + 1] for lane, a, b in places] or [[np.nan]])
+            assert found[task] == pytest.approx(expected, rel=1e-4, nan_ok=True)
+    for age in range(33):
+        for found, wrong in zip(errors.by_transitions, (move, jump), strict=True):
+            at = [[wrong[place][a + age]] for place, (a, b) in opening.items() if a + age <= b] or [
+                [np.nan]
+            ]
+            assert found[age] == pytest.approx(size(at), rel=1e-4, nan_ok=True), age
+
+
+def test_errors_after_a_change_are_those_of_settled_steps_of_the_first_episode():
+    move, errors = moves_and_errors(
+        # The world changes at step 20, 25 and 30; of one lane's second episode again at 42. The
+        # last lane ends before it can change.
+        switched=[(0, 0, 20, 59), (0, 1, 18, 37), (0, 1, 40, 59), (1, 0, 30, 59)],
+        ended=[(0, 1, 37), (1, 1, 10)],
+        diverged=[(0, 0, 50)],
+    )
+    assert errors.since == "switch"
+    check_errors(
+        move, errors,
+        counted=[[(0, 36, 49), (1, 34, 37)], [(0, 46, 59)]],
+        opening={(0, 0): (20, 49), (0, 1): (18, 37), (1, 0): (30, 59)},
+    )  # fmt: skip
+
+
+def test_errors_without_a_change_count_from_the_start_of_the_episode():
+    move, errors = moves_and_errors(ended=[(0, 1, 30), (1, 0, 9), (1, 1, 12)])
+    assert errors.since == "start"
+    check_errors(
+        move, errors,
+        counted=[[(0, 16, 59), (1, 16, 30)], []],
+        opening={(0, 0): (0, 59), (0, 1): (0, 30), (1, 0): (0, 9), (1, 1): (0, 12)},
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_what_cannot_be_planned_is_refused_in_words(name):
     config = ALGOS[name].config
@@ -484,13 +794,16 @@ def test_what_cannot_be_planned_is_refused_in_words(name):
     with pytest.raises(UserError, match="discrete"):
         build(config, discrete, rng())
     short = spec()._replace(horizon=12)
-    with pytest.raises(UserError, match="--past 16 and --future 16"):
+    adapts = isinstance(config, AdaptiveConfig)
+    windows = "^--past 16 and --future 16 are longer" if adapts else "^--future 16 is longer"
+    with pytest.raises(UserError, match=windows):
         build(config, short, rng())
     longer = dataclasses.replace(config, plan_horizon=51)
     with pytest.raises(UserError, match="--plan-horizon is 51"):
         build(longer, spec(), rng())
-    with pytest.raises(UserError, match="--past"):
-        dataclasses.replace(config, past=0)
+    field = "past" if adapts else "future"
+    with pytest.raises(UserError, match=f"--{field}"):
+        dataclasses.replace(config, **{field: 0})
 
 
 def test_rates_without_a_meaning_are_refused():
@@ -500,16 +813,26 @@ def test_rates_without_a_meaning_are_refused():
                 cls(inner_lr=rate)
 
 
-def test_bound_statistics_do_not_reach_the_acting_copy():
+@pytest.mark.parametrize("name", METHODS)
+def test_training_reaches_neither_weights_nor_statistics_of_the_acting_copy(name):
     """A learner acts on a frozen copy: training goes on without it."""
-    env = HiddenGain(HiddenGainConfig(horizon=30))
-    algorithm = trained("grbal", env)
-    assert isinstance(algorithm, GrBAL)
-    learner = algorithm.learner(1, 1, rng())
-    before = {k: v.clone() for k, v in learner.adapter.theta.items()}
-    algorithm.meta_update(env, env.sample_tasks(3, "train", rng()), rng(1))
-    assert all(torch.equal(learner.adapter.theta[k], v) for k, v in before.items())
-    assert not any(p.requires_grad for p in learner.adapter.theta.values())
+    env = HiddenGain(HiddenGainConfig(horizon=12))
+    algorithm = trained(name, env, 1, random_iterations=2)
+    adapter = algorithm.learner(4, 1, rng()).adapter
+    obs, action, following = transitions(env, 3)
+    adapter.observe(obs[:, 0], action[:, 0], following[:, 0], torch.zeros(4, dtype=torch.bool))
+    before = copy.deepcopy(adapter.model.state_dict())
+    assert {"mean", "std", "delta_mean", "delta_std", "low", "high"} <= {
+        k.split(".")[-1] for k in before
+    }
+    predicted = adapter.predict(obs, action)
+    algorithm.meta_update(env, env.sample_tasks(20, "shifted", rng(7)), rng(8))  # goes farther
+    for key, value in algorithm.model.state_dict().items():
+        assert not torch.equal(value, before[key]), key  # training did go on
+    for key, value in adapter.model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    assert torch.equal(adapter.predict(obs, action), predicted)
+    assert not any(p.requires_grad for p in adapter.model.parameters())
 
 
 def test_generators_alone_decide_what_happens():

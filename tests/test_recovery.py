@@ -9,7 +9,16 @@ import torch
 
 from precocial.algos.model_based import ModelErrors
 from precocial.cli import main
-from precocial.evaluation import Recovery, recovery, summarise_errors, summarise_recovery
+from precocial.evaluation import (
+    Recovery,
+    adaptation_curve,
+    recovery,
+    summarise_errors,
+    summarise_recovery,
+)
+from precocial.library import evaluate, load
+from precocial.seeding import generator
+from precocial.training import read_plan
 from precocial.types import Rollout
 
 
@@ -74,15 +83,15 @@ def test_errors_are_means_over_the_tasks_that_have_one():
 
 TINY = [
     "--iterations", "2", "--hidden", "8", "--model-updates", "2", "--candidates", "4",
-    "--plan-horizon", "2", "--num-tasks", "2", "--past", "3", "--future", "3",
+    "--plan-horizon", "2", "--num-tasks", "2", "--future", "3",
     "--env-horizon", "40", "--env-switch-at", "20",
 ]  # fmt: skip
 
 
 def test_train_eval_and_report_of_a_model_that_adapts(tmp_path, capsys):
-    for algo in ("grbal", "mb-mpc"):
+    for algo, flags in (("grbal", [*TINY, "--past", "3"]), ("mb-mpc", TINY)):
         out = str(tmp_path / algo)
-        assert main(["train", algo, "--env", "hidden-gain", "--out", out, *TINY]) == 0
+        assert main(["train", algo, "--env", "hidden-gain", "--out", out, *flags]) == 0
     capsys.readouterr()
     line = [
         "eval",
@@ -108,16 +117,60 @@ def test_train_eval_and_report_of_a_model_that_adapts(tmp_path, capsys):
     assert main(["watch", str(tmp_path / "grbal"), "--out", str(tmp_path / "film.gif")]) == 0
 
 
-def test_references_are_scored_on_what_the_runs_in_question_met(tmp_path, capsys):
-    """The same run as its own reference has the very same errors."""
-    out = str(tmp_path / "a")
-    assert main(["train", "rebal", "--env", "hidden-gain", "--out", out, *TINY[2:],
-                 "--iterations", "1", "--memory-size", "4"]) == 0  # fmt: skip
-    capsys.readouterr()
-    assert main(["eval", out, "--tasks", "3", "--reference", out, "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    [theirs] = result["reference_errors"].values()
-    assert theirs["adapted_seeds"] == result["model_error"]["adapted_seeds"]
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two seeds of a run in question and two of a reference."""
+    home, found = tmp_path_factory.mktemp("runs"), {}
+    for algo in ("grbal", "mb-de"):
+        for seed in "01":
+            out = found[algo, int(seed)] = home / f"{algo}-{seed}"
+            line = ["train", algo, "--env", "hidden-gain", "--seed", seed, *TINY, "--past", "3"]
+            assert main([*line, "--out", str(out)]) == 0
+    return found
+
+
+def met_by(run, num_tasks):
+    """What a run meets when it is evaluated on so many test tasks."""
+    plan, trained, rollouts = read_plan(run), load(run), []
+    tasks = trained.env.sample_tasks(num_tasks, "test", generator(0, "evaluation tasks", "test"))
+    adaptation_curve(
+        trained.algorithm, trained.env, tasks, stages=1, lanes=plan.algo_config.lanes, seed=0,
+        on_trial=rollouts.append,
+    )  # fmt: skip
+    [rollout] = rollouts
+    return rollout
+
+
+def error_on(run, rollout):
+    """The mean error of a run's model, adapted, on what someone met."""
+    return pytest.approx(load(run).algorithm.model_error(rollout).adapted.mean(), rel=1e-5)
+
+
+def test_references_are_scored_on_what_the_runs_in_question_met(runs):
+    ours, theirs = runs["grbal", 0], runs["mb-de", 0]
+    result = evaluate(ours, tasks=3, references=[theirs], keep=False)
+    met, own = met_by(ours, 3), met_by(theirs, 3)
+    assert result["model_error"]["adapted_seeds"] == [error_on(ours, met)]
+    assert result["reference_errors"]["mb-de"]["adapted_seeds"] == [error_on(theirs, met)]
+    alone = evaluate(theirs, tasks=3, keep=False)
+    assert alone["model_error"]["adapted_seeds"] == [error_on(theirs, own)]
+    assert alone["model_error"]["adapted_seeds"] != [error_on(theirs, met)]
+
+
+def test_every_reference_is_scored_on_what_each_run_in_question_met(runs):
+    ours, theirs = ([runs[algo, seed] for seed in (0, 1)] for algo in ("grbal", "mb-de"))
+    met = [met_by(run, 3) for run in ours]
+    one = evaluate(ours, tasks=3, references=theirs[:1], keep=False)
+    assert one["model_error"]["adapted_seeds"] == [
+        error_on(run, rollout) for run, rollout in zip(ours, met, strict=True)
+    ]
+    first = [error_on(theirs[0], rollout) for rollout in met]
+    found = one["reference_errors"]["mb-de"]
+    assert found["adapted_seeds"] == first
+    assert found["adapted"] == pytest.approx(sum(found["adapted_seeds"]) / 2)
+    both = evaluate(ours, tasks=3, references=theirs, keep=False)
+    second = [error_on(theirs[1], rollout) for rollout in met]
+    assert both["reference_errors"]["mb-de"]["adapted_seeds"] == first + second
 
 
 @pytest.mark.parametrize(

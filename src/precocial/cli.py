@@ -340,7 +340,7 @@ def _model_table(result: dict[str, Any], title: str) -> Table:
     met = result["model_error"]["by_transitions"]["since"]
     table = Table(
         title=f"{title}\nnext-state error, in deviations of a step's change, after 16 transitions "
-        f"since the {'change' if met == 'switch' else 'start'}; of all methods on the first's"
+        f"since the {'change' if met == 'switch' else 'start'}; of all on what the first met"
     )
     table.add_column("method", no_wrap=True)
     for name in ("return", "95 % interval", "unadapted", "adapted"):

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from precocial import checkpoint
 from precocial.algos import ALGOS, CLASSES
@@ -240,7 +241,7 @@ def evaluate(
             "trial_stderr": float(totals.mean(0).std() / np.sqrt(tasks)),
             "trial_return_seeds": [float(x) for x in totals.mean(1)],
         }
-    errors = [s["model_error"] for s in scored if s["model_error"] is not None]
+    errors = [error for s in scored for error in s["model_errors"]]
     if errors:
         result["model_error"] = summarise_errors(errors)
     result["references"] = {"oracle": None, "multi-task": None, "optimum": first["optimum"]}
@@ -254,11 +255,11 @@ def evaluate(
             home = run.parent if run.name.startswith("seed-") else run
             algo = f"{algo} ({home.name})"
         if stage_unit(read_plan(run)) == first["unit"]:
-            met = scored[len(theirs.get(algo, ())) % len(scored)]["trials"]
-            one = score(run, updates=same_stages, data=met[0] if met else None)
+            met = [rollout for s in scored for rollout in s["trials"]]
+            one = score(run, updates=same_stages, data=met)
             curve = one["curve"]
-            if met and one["model_error"] is not None:
-                theirs.setdefault(algo, []).append(one["model_error"])
+            if met:
+                theirs.setdefault(algo, []).extend(one["model_errors"])
         else:  # scored as it is, episode after episode
             curve = score(run, updates=0)["curve"]
             flat = np.repeat(curve.returns, same_stages + 1, 1)
@@ -311,12 +312,12 @@ def _score(
     seed: int,
     adapt_lrs: tuple[float, ...] = (),
     with_known: bool = False,
-    data: Rollout | None = None,
+    data: list[Rollout] | None = None,
 ) -> dict[str, Any]:
     """One run on the evaluation's tasks.
 
-    ``data`` is what its model, if it has one, is to predict; by default what it met itself, of the
-    first chunk of tasks.
+    ``data`` is what its model, if it has one, is to predict, rollout by rollout; by default what it
+    met itself, of the first chunk of tasks.
     """
     overrides = {"adapt_lrs": adapt_lrs} if adapt_lrs else {}
     p, env, algorithm, _ = load_algorithm(run, which, **overrides)
@@ -338,9 +339,12 @@ def _score(
             device=p.run.device,
             on_trial=keep_first if isinstance(algorithm, ModelBased) else None,
         )  # fmt: skip
-        errors = None
+        errors = []
         if isinstance(algorithm, ModelBased):
-            errors = algorithm.model_error(trials[0] if data is None else data)
+            errors = [
+                algorithm.model_error(tree_map(lambda x: x.to(p.run.device), rollout))
+                for rollout in data or trials
+            ]
         # The optimum is that of the family's whole trial, on the prior it was computed for.
         own = env.spec.trial_episodes or 1
         own_length = stages == own if in_trial else own == 1
@@ -356,7 +360,7 @@ def _score(
     references = {k: Curve(v.cpu().double().numpy(), None, *seen) for k, v in scores.items()}
     small = {k: v[:1000].tolist() for k, v in batch.params.items() if v[0].numel() <= 8}
     return {
-        "curve": curve, "model_error": errors, "trials": trials, "lanes": lanes,
+        "curve": curve, "model_errors": errors, "trials": trials, "lanes": lanes,
         "unit": algorithm.stage_unit, "trial": trial, "adapt_lrs": algorithm.test_lrs(stages - 1),
         "is_trial": in_trial, "known": references,
         "optimum": None if optimum is None else float(optimum.mean()), "task_params": small,

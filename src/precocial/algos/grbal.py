@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from precocial.algos.model_based import ModelBased, ModelConfig, Window, frozen, restore_broken
+from precocial.algos.model_based import AdaptiveConfig, ModelBased, Window, frozen, restore_broken
 from precocial.checks import positive
 from precocial.nets.dynamics import Dynamics, Factors
 from precocial.ops.losses import masked_mean
@@ -38,7 +38,7 @@ from precocial.types import EnvSpec, Params
 
 
 @dataclass(frozen=True)
-class GrBALConfig(ModelConfig):
+class GrBALConfig(AdaptiveConfig):
     """Settings of ``grbal``."""
 
     inner_lr: float = 0.1
@@ -105,7 +105,7 @@ class GradientAdapter:
         self.resets += restore_broken(self.phi, self.theta, self.window)
 
     def state_dict(self) -> dict[str, Any]:
-        """Its window; the parameters follow from it."""
+        """Parameters and window of every lane."""
         return {"phi": dict(self.phi), "window": self.window.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from precocial.algos.model_based import (
     Adapter,
+    AdaptiveConfig,
     ModelBased,
     ModelConfig,
     Window,
@@ -44,7 +45,7 @@ class MBMPCConfig(ModelConfig):
 
 
 @dataclass(frozen=True)
-class MBDEConfig(ModelConfig):
+class MBDEConfig(AdaptiveConfig):
     """Settings of ``mb-de``."""
 
     inner_lr: float = 0.01

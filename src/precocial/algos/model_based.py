@@ -1,9 +1,10 @@
 """What model-based methods share: data, planning with a model that adapts, and fitting it.
 
-Every iteration collects one episode per lane by model-predictive control, keeps it raw, and fits
-the model to windows of everything kept. Methods differ in how their model adapts to the last
-transitions of the present episode (an ``Adapter``) and so in the loss that it is fitted by. Any
-step may be a new task: nobody says when the world changed. What was adapted ends with the episode.
+Every iteration collects an episode's steps per lane by model-predictive control, keeps them raw,
+and fits the model to windows of everything kept. Methods differ in how their model adapts to the
+last transitions of the present episode (an ``Adapter``) and so in the loss that it is fitted by.
+Any step may be a new task: nobody says when the world changed. What was adapted ends with the
+episode. The ends of a lane's data take part in fewer windows than its middle.
 """
 
 from __future__ import annotations
@@ -43,10 +44,8 @@ class ModelConfig(PlannerConfig):
     """Iterations at first whose actions are random."""
     hidden: tuple[int, ...] = (256, 256, 256)
     """Widths of the model's layers."""
-    past: int = 16
-    """Transitions that the model adapts to (M)."""
     future: int = 16
-    """Transitions that it is to predict well (K)."""
+    """Transitions in a row that it is to predict well (K)."""
     outer_lr: float = 1e-3
     """Adam's rate."""
     model_updates: int = 200
@@ -59,7 +58,7 @@ class ModelConfig(PlannerConfig):
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
         super().__post_init__()
-        at_least(self, 1, "num_tasks", "episodes_per_task", "random_iterations", "past", "future")
+        at_least(self, 1, "num_tasks", "episodes_per_task", "random_iterations", "future")
         at_least(self, 1, "model_updates", "windows")
         positive(self, "outer_lr", "max_grad_norm")
         widths(self, "hidden")
@@ -68,6 +67,19 @@ class ModelConfig(PlannerConfig):
     def lanes(self) -> int:
         """E, lanes per task."""
         return self.episodes_per_task
+
+
+@dataclass(frozen=True)
+class AdaptiveConfig(ModelConfig):
+    """The same for a model that adapts."""
+
+    past: int = 16
+    """Transitions that the model adapts to (M)."""
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        super().__post_init__()
+        at_least(self, 1, "past")
 
 
 @runtime_checkable
@@ -230,7 +242,8 @@ def clipped(action: Float[Tensor, "*b a"], spec: EnvSpec) -> Float[Tensor, "*b a
 
 
 SETTLED = 16
-"""Transitions after which a model counts as adapted, when its error is measured."""
+"""Transitions after which a model counts as adapted, when its error is measured; the same for every
+method, so that they compare."""
 
 
 class ModelErrors(NamedTuple):
@@ -279,12 +292,16 @@ class ModelBased:
                 f"--plan-horizon is {cfg.plan_horizon}; expected at most an episode's "
                 f"{spec.horizon} steps"
             )
-        if cfg.past + cfg.future > spec.horizon:
+        past = cfg.past if isinstance(cfg, AdaptiveConfig) else 0
+        if past + cfg.future > spec.horizon:
+            half, of = max(1, spec.horizon // 2), f"than an episode of {spec.horizon} steps"
             raise UserError(
-                f"--past {cfg.past} and --future {cfg.future} are longer together than an episode "
-                f"of {spec.horizon} steps; try --past {max(1, spec.horizon // 2)} --future "
-                f"{max(1, spec.horizon // 2)} or less"
+                f"--past {past} and --future {cfg.future} are longer together {of}; try "
+                f"--past {half} --future {half} or less"
+                if past
+                else f"--future {cfg.future} is longer {of}; try --future {half}"
             )
+        try_rewards(spec)
         self.cfg, self.spec, self.model, self.dynamics = cfg, spec, model.to(device), dynamics
         self.replay = Replay()
         self.iteration = 0
@@ -321,7 +338,10 @@ class ModelBased:
             metrics["train/lanes_diverged"] = float(rollout.extra["info/diverged"].sum())
         self.replay.add(rollout, clipped(rollout.action, self.spec))
         assert self.replay.data is not None
-        self.dynamics.fit_statistics(self.replay.data.obs, self.replay.data.next_obs)
+        counts = self.replay.data.episode >= 0
+        self.dynamics.fit_statistics(
+            self.replay.data.obs[counts], self.replay.data.next_obs[counts]
+        )
         self.iteration += 1
         totals: dict[str, Tensor] = {}
         for _ in range(cfg.model_updates):
@@ -359,6 +379,8 @@ class ModelBased:
             adapter.observe(*now, next_obs[:, t], ended[:, t])
         error = torch.stack(errors, -1).unflatten(-1, (steps, 2))  # (N*E, T, 2)
         first = episode_index(ended) == 0
+        if "info/diverged" in rollout.extra:
+            first &= ~rollout.extra["info/diverged"].flatten(0, 1).bool()
         seen, asked = time_in_episode(ended), first
         since: Literal["start", "switch"] = "start"
         if "info/switched" in rollout.extra:
@@ -388,6 +410,20 @@ class ModelBased:
         self.optimizer.load_state_dict(state["optimizer"])
         self.replay.load_state_dict(state["replay"])
         self.iteration = int(state["iteration"])
+
+
+def try_rewards(spec: EnvSpec) -> None:
+    """Call the functions that a planner will call, so that a fault in them shows at once."""
+    assert spec.reward_fn is not None
+    obs, action = torch.zeros(2, 3, spec.obs_dim), torch.zeros(2, 3, spec.action_dim)
+    rewards = spec.reward_fn(obs, action, obs)
+    if spec.terminal_fn is not None:
+        spec.terminal_fn(obs)
+    if not bool(torch.isfinite(rewards).all()):
+        raise UserError(
+            f"{spec.name}: reward_fn gave {rewards[0, 0].item()} for an observation and an action "
+            "of zeros; expected a finite reward for whatever a model may predict"
+        )
 
 
 def opens(on: Bool[Tensor, "b t"]) -> Bool[Tensor, "b t"]:

@@ -31,8 +31,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from precocial.algos.model_based import (
+    AdaptiveConfig,
     ModelBased,
-    ModelConfig,
     Window,
     frozen,
     restore_broken,
@@ -45,7 +45,7 @@ from precocial.types import EnvSpec
 
 
 @dataclass(frozen=True)
-class ReBALConfig(ModelConfig):
+class ReBALConfig(AdaptiveConfig):
     """Settings of ``rebal``."""
 
     memory: Literal["gru", "lstm"] = "gru"

@@ -87,5 +87,5 @@ def ppo_clip_loss(
 
 
 def masked_mean(x: Float[Tensor, "*b"], mask: Float[Tensor, "*b"]) -> Float[Tensor, ""]:
-    """Mean over the steps where ``mask`` is 1: the sum divided by the mask's sum."""
-    return (x * mask).sum() / mask.sum()
+    """Mean over the steps where ``mask`` is 1: the sum divided by the mask's; 0 if none is."""
+    return (x * mask).sum() / mask.sum().clamp(min=1)

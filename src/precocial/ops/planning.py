@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from precocial.checks import at_least, in_range, positive
@@ -58,8 +58,9 @@ class PlannerConfig:
         """Refuse values without a meaning."""
         at_least(self, 1, "plan_horizon", "rounds")
         at_least(self, 2, "candidates")
-        positive(self, "plan_std", "temperature")
-        in_range(self, 0, 1, "elite_share", "smoothing", "correlation")
+        positive(self, "plan_std", "temperature", "elite_share")
+        in_range(self, 0, 1, "elite_share", "correlation")
+        in_range(self, 0, 0.99, "smoothing")
 
 
 def first_plan(
@@ -159,7 +160,8 @@ def cem_refine(
 def mppi_propose(plan: Plan, cfg: PlannerConfig, rng: torch.Generator) -> Float[Tensor, "b c l a"]:
     """The plan and noise of deviation ``std`` that goes on for a while.
 
-    n_t = beta n_{t-1} + sqrt(1 - beta^2) u_t, smooth as in Nagabandi et al. 2019 (PDDM, Eq. 3).
+    n_t = beta n_{t-1} + sqrt(1 - beta^2) u_t. Deviation from Nagabandi et al. 2019 (PDDM), who
+    smooth as beta u_t + (1 - beta) n_{t-1}: here the deviation is the same at every step.
     """
     noise = torch.randn(_shape(plan, cfg), generator=rng, device=plan.mean.device)
     fresh = (1 - cfg.correlation**2) ** 0.5
@@ -178,7 +180,8 @@ def mppi_refine(
     tuning to the size of a family's rewards.
     """
     spread = scores.std(1, correction=0, keepdim=True).clamp(min=1e-8)
-    weight = torch.softmax(scores / (cfg.temperature * spread), 1)
+    above = scores - scores.amax(1, keepdim=True)
+    weight = torch.softmax(above / (cfg.temperature * spread), 1)
     return plan._replace(mean=torch.einsum("bc,bcla->bla", weight, candidates))
 
 
@@ -202,7 +205,7 @@ def _shape(plan: Plan, cfg: PlannerConfig) -> tuple[int, ...]:
 
 
 def _pick(
-    candidates: Float[Tensor, "b c l a"], index: Float[Tensor, "b k"] | Tensor
+    candidates: Float[Tensor, "b c l a"], index: Int[Tensor, "b k"]
 ) -> Float[Tensor, "b k l a"]:
     """Candidates ``index`` (B, k) of every lane."""
     lane = torch.arange(candidates.shape[0], device=candidates.device).unsqueeze(1)
