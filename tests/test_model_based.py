@@ -667,9 +667,7 @@ def test_lanes_that_diverged_or_were_reset_are_in_the_metrics_of_their_iteration
         def step(self, action):
             lost = torch.zeros(3, 1)
             for lane, time in self.at:
-                lost[lane] = float(self.clock == time)
-                if self.clock == time:
-                    break
+                lost[lane] += self.clock == time
             self.clock += 1
             step = super().step(action)
             after = step.next_obs.clone()
@@ -761,8 +759,8 @@ def check_errors(move, errors, counted, opening):
 
 def test_errors_after_a_change_are_those_of_settled_steps_of_the_first_episode():
     move, errors = moves_and_errors(
-        # The world changes at step 20, 25 and 30; of one lane's second episode again at 42. The
-        # last lane ends before it can change.
+        # The world changes at steps 20, 18 and 30, and once more in a second episode. The last
+        # lane ends before it could change.
         switched=[(0, 0, 20, 59), (0, 1, 18, 37), (0, 1, 40, 59), (1, 0, 30, 59)],
         ended=[(0, 1, 37), (1, 1, 10)],
         diverged=[(0, 0, 50)],
@@ -819,20 +817,24 @@ def test_training_reaches_neither_weights_nor_statistics_of_the_acting_copy(name
     env = HiddenGain(HiddenGainConfig(horizon=12))
     algorithm = trained(name, env, 1, random_iterations=2)
     adapter = algorithm.learner(4, 1, rng()).adapter
-    obs, action, following = transitions(env, 3)
-    adapter.observe(obs[:, 0], action[:, 0], following[:, 0], torch.zeros(4, dtype=torch.bool))
-    before = copy.deepcopy(adapter.model.state_dict())
-    assert {"mean", "std", "delta_mean", "delta_std", "low", "high"} <= {
-        k.split(".")[-1] for k in before
-    }
-    predicted = adapter.predict(obs, action)
+    modules = torch.nn.ModuleList(
+        v for v in vars(adapter).values() if isinstance(v, torch.nn.Module)
+    )
+    held, twin = copy.deepcopy(modules.state_dict()), copy.deepcopy(adapter)
+    ours = copy.deepcopy(algorithm.model.state_dict())
+    buffers = {"mean", "std", "delta_mean", "delta_std", "low", "high"}
+    assert buffers <= {k.split(".")[-1] for k in held}
+
     algorithm.meta_update(env, env.sample_tasks(20, "shifted", rng(7)), rng(8))  # goes farther
     for key, value in algorithm.model.state_dict().items():
-        assert not torch.equal(value, before[key]), key  # training did go on
-    for key, value in adapter.model.state_dict().items():
-        assert torch.equal(value, before[key]), key
-    assert torch.equal(adapter.predict(obs, action), predicted)
-    assert not any(p.requires_grad for p in adapter.model.parameters())
+        assert not torch.equal(value, ours[key]), key  # training did go on
+    for key, value in modules.state_dict().items():
+        assert torch.equal(value, held[key]), key
+    assert not any(p.requires_grad for p in modules.parameters())
+    obs, action, following = transitions(env, 3)
+    for one in (adapter, twin):
+        one.observe(obs[:, 0], action[:, 0], following[:, 0], torch.zeros(4, dtype=torch.bool))
+    assert torch.equal(adapter.predict(obs, action), twin.predict(obs, action))
 
 
 def test_generators_alone_decide_what_happens():

@@ -23,13 +23,12 @@ Predictions stay within the data's range. The planner is MPPI by default, one of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from precocial.algos.model_based import AdaptiveConfig, ModelBased, Window, frozen, restore_broken
+from precocial.algos.model_based import AdaptiveConfig, ModelBased, ParameterAdapter, frozen
 from precocial.checks import positive
 from precocial.nets.dynamics import Dynamics, Factors
 from precocial.ops.losses import masked_mean
@@ -74,44 +73,19 @@ class GradientModel(nn.Module):
         return dict(self.rates.items()) or self.inner_lr
 
 
-class GradientAdapter:
-    """One set of parameters per lane, adapted from theta to the lane's last M transitions."""
+class GradientAdapter(ParameterAdapter):
+    """Adapts from theta to the lane's last M transitions."""
 
     def __init__(self, model: GradientModel, cfg: GrBALConfig, lanes: int) -> None:
-        self.model, self.cfg = model, cfg
-        self.theta = model.dynamics.theta
-        self.phi = self.theta
-        self.window = Window(cfg.past, lanes)
-        self.resets = 0
+        super().__init__(model.dynamics, cfg.past, lanes)
+        self.step_size = model.step_size
 
-    def predict(
-        self, obs: Float[Tensor, "b c o"], action: Float[Tensor, "b c a"]
-    ) -> Float[Tensor, "b c o"]:
-        """By each lane's own parameters."""
-        return self.model.dynamics.predict(self.phi, obs, action)
-
-    def observe(
-        self, obs: Float[Tensor, "b o"], action: Float[Tensor, "b a"],
-        next_obs: Float[Tensor, "b o"], ended: Bool[Tensor, " b"],
-    ) -> None:  # fmt: skip
+    def step(
+        self, x: Float[Tensor, "b m i"], y: Float[Tensor, "b m s"], filled: Float[Tensor, "b m"],
+        ended: Bool[Tensor, " b"],
+    ) -> Params:  # fmt: skip
         """Phi = theta - alpha grad L(theta; the last M)."""
-        dynamics = self.model.dynamics
-        self.window.push(dynamics.inputs(obs, action), dynamics.targets(obs, next_obs))
-        self.window.clear(ended)
-        assert self.window.transitions is not None
-        x, y = self.window.transitions
-        gradient = dynamics.gradient(x, y, self.window.filled)
-        self.phi = dynamics.after_step(gradient, self.model.step_size)
-        self.resets += restore_broken(self.phi, self.theta, self.window)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Parameters and window of every lane."""
-        return {"phi": dict(self.phi), "window": self.window.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as the saved one."""
-        self.phi = state["phi"]
-        self.window.load_state_dict(state["window"])
+        return self.dynamics.after_step(self.dynamics.gradient(x, y, filled), self.step_size)
 
 
 class GrBAL(ModelBased):

@@ -27,9 +27,8 @@ from precocial.algos.model_based import (
     AdaptiveConfig,
     ModelBased,
     ModelConfig,
-    Window,
+    ParameterAdapter,
     frozen,
-    restore_broken,
 )
 from precocial.checks import positive
 from precocial.nets.dynamics import Dynamics
@@ -62,14 +61,14 @@ class FixedAdapter:
 
     resets = 0
 
-    def __init__(self, model: Dynamics) -> None:
-        self.model, self.theta = model, model.theta
+    def __init__(self, dynamics: Dynamics) -> None:
+        self.dynamics, self.theta = dynamics, dynamics.theta
 
     def predict(
         self, obs: Float[Tensor, "b c o"], action: Float[Tensor, "b c a"]
     ) -> Float[Tensor, "b c o"]:
         """By the one model."""
-        return self.model.predict(self.theta, obs, action)
+        return self.dynamics.predict(self.theta, obs, action)
 
     def observe(
         self, obs: Float[Tensor, "b o"], action: Float[Tensor, "b a"],
@@ -85,51 +84,28 @@ class FixedAdapter:
         """Nothing was kept."""
 
 
-class DynamicAdapter:
-    """One set of parameters per lane, trained on while it acts."""
+class DynamicAdapter(ParameterAdapter):
+    """Trains on while it acts."""
 
-    def __init__(self, model: Dynamics, cfg: MBDEConfig, lanes: int) -> None:
-        self.model, self.cfg = model, cfg
-        self.theta = model.theta
-        self.phi = expand(self.theta, lanes)
-        self.window = Window(cfg.past, lanes)
-        self.resets = 0
+    def __init__(self, dynamics: Dynamics, cfg: MBDEConfig, lanes: int) -> None:
+        super().__init__(dynamics, cfg.past, lanes)
+        self.inner_lr, self.phi = cfg.inner_lr, expand(self.theta, lanes)
 
-    def predict(
-        self, obs: Float[Tensor, "b c o"], action: Float[Tensor, "b c a"]
-    ) -> Float[Tensor, "b c o"]:
-        """By each lane's own parameters."""
-        return self.model.predict(self.phi, obs, action)
-
-    def observe(
-        self, obs: Float[Tensor, "b o"], action: Float[Tensor, "b a"],
-        next_obs: Float[Tensor, "b o"], ended: Bool[Tensor, " b"],
-    ) -> None:  # fmt: skip
+    def step(
+        self, x: Float[Tensor, "b m i"], y: Float[Tensor, "b m s"], filled: Float[Tensor, "b m"],
+        ended: Bool[Tensor, " b"],
+    ) -> Params:  # fmt: skip
         """One more gradient step; theta again where the episode ended."""
-        self.window.push(self.model.inputs(obs, action), self.model.targets(obs, next_obs))
-        self.window.clear(ended)
-        assert self.window.transitions is not None
-        x, y = self.window.transitions
 
         def loss(params: Params) -> Float[Tensor, " b"]:
-            error = (self.model.delta(params, x) - y).square().mean(-1)
-            return (error * self.window.filled).mean(-1)
+            error = (self.dynamics.delta(params, x) - y).square().mean(-1)
+            return (error * filled).mean(-1)
 
-        self.phi = inner_update(loss, self.phi, self.cfg.inner_lr, second_order=False)
-        self.phi = {
+        phi = inner_update(loss, self.phi, self.inner_lr, second_order=False)
+        return {
             k: torch.where(ended.view(-1, *(1,) * (p.ndim - 1)), self.theta[k], p.detach())
-            for k, p in self.phi.items()
+            for k, p in phi.items()
         }
-        self.resets += restore_broken(self.phi, self.theta, self.window)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Parameters and window of every lane."""
-        return {"phi": dict(self.phi), "window": self.window.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as the saved one."""
-        self.phi = state["phi"]
-        self.window.load_state_dict(state["window"])
 
 
 class MBMPC(ModelBased):

@@ -127,8 +127,12 @@ class Window:
         self.filled = torch.cat([self.filled[:, 1:], torch.ones_like(self.filled[:, :1])], 1)
 
     def clear(self, lanes: Bool[Tensor, " b"]) -> None:
-        """Nothing is known of these lanes."""
-        self.filled = self.filled * (~lanes).to(self.filled).unsqueeze(1)
+        """Nothing is known of these lanes, whatever it was (NaN in a product would stay NaN)."""
+        self.filled = self.filled.masked_fill(lanes.unsqueeze(1), 0.0)
+        if self.transitions is not None:
+            self.transitions = tuple(
+                x.masked_fill(lanes.view(-1, *(1,) * (x.ndim - 1)), 0.0) for x in self.transitions
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """What it holds."""
@@ -140,6 +144,56 @@ class Window:
         self.filled = state["filled"]
         held = [state[str(k)] for k in range(len(state) - 1)]
         self.transitions = tuple(held) if held else None
+
+
+class ParameterAdapter:
+    """Parameters phi of each lane's own, adapted at every step; a method says how in ``step``.
+
+    Args:
+        dynamics: The model, not changed; its parameters are theta.
+        past: M, transitions that ``step`` is given.
+        lanes: B.
+    """
+
+    def __init__(self, dynamics: Dynamics, past: int, lanes: int) -> None:
+        self.dynamics, self.window = dynamics, Window(past, lanes)
+        self.theta = dynamics.theta
+        self.phi = self.theta
+        self.resets = 0
+
+    def step(
+        self, x: Float[Tensor, "b m i"], y: Float[Tensor, "b m s"], filled: Float[Tensor, "b m"],
+        ended: Bool[Tensor, " b"],
+    ) -> Params:  # fmt: skip
+        """New parameters, leaves (B, ...), by the last transitions' inputs and targets."""
+        raise NotImplementedError
+
+    def predict(
+        self, obs: Float[Tensor, "b c o"], action: Float[Tensor, "b c a"]
+    ) -> Float[Tensor, "b c o"]:
+        """See ``Adapter``."""
+        return self.dynamics.predict(self.phi, obs, action)
+
+    def observe(
+        self, obs: Float[Tensor, "b o"], action: Float[Tensor, "b a"],
+        next_obs: Float[Tensor, "b o"], ended: Bool[Tensor, " b"],
+    ) -> None:  # fmt: skip
+        """See ``Adapter``; lanes whose parameters are not finite go back to theta."""
+        self.window.push(self.dynamics.inputs(obs, action), self.dynamics.targets(obs, next_obs))
+        self.window.clear(ended)
+        assert self.window.transitions is not None
+        x, y = self.window.transitions
+        self.phi = self.step(x, y, self.window.filled, ended)
+        self.resets += restore_broken(self.phi, self.theta, self.window)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters and window of every lane."""
+        return {"phi": dict(self.phi), "window": self.window.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue as the saved one."""
+        self.phi = state["phi"]
+        self.window.load_state_dict(state["window"])
 
 
 def restore_broken(phi: Params, theta: Params, window: Window) -> int:

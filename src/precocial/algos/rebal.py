@@ -93,8 +93,8 @@ class MemoryAdapter:
     """One memory per lane; with rates, a read-out per lane as well."""
 
     def __init__(self, model: RecurrentModel, cfg: ReBALConfig, lanes: int) -> None:
-        self.model = model
-        self.theta = model.dynamics.theta
+        self.model, self.dynamics = model, model.dynamics
+        self.theta = self.dynamics.theta
         self.phi = self.theta
         self.state = model.memory.initial(lanes)
         self.output = torch.zeros_like(self.state["h"])
@@ -105,14 +105,14 @@ class MemoryAdapter:
         self, obs: Float[Tensor, "b c o"], action: Float[Tensor, "b c a"]
     ) -> Float[Tensor, "b c o"]:
         """Given each lane's memory."""
-        return self.model.dynamics.predict(self.phi, obs, action, self.output)
+        return self.dynamics.predict(self.phi, obs, action, self.output)
 
     def observe(
         self, obs: Float[Tensor, "b o"], action: Float[Tensor, "b a"],
         next_obs: Float[Tensor, "b o"], ended: Bool[Tensor, " b"],
     ) -> None:  # fmt: skip
         """Remember; then perhaps a gradient step of the read-out."""
-        dynamics = self.model.dynamics
+        dynamics = self.dynamics
         x, y = dynamics.inputs(obs, action), dynamics.targets(obs, next_obs)
         before = self.output
         output, state = self.model.memory.step(torch.cat([x, y], -1), self.state)
