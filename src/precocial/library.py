@@ -248,14 +248,14 @@ def evaluate(
     result["reference_curves"] = {}
     curves: dict[str, list[Curve]] = {k: [v] for k, v in first["known"].items()}
     same_stages = len(first["curve"].episodes_seen) - 1
-    theirs: dict[str, list[ModelErrors]] = {}  # on the transitions of the runs in question
+    met = [rollout for s in scored for rollout in s["trials"]]
+    theirs: dict[str, list[ModelErrors]] = {}  # on the transitions that these met
     for run in others:
         algo = read_plan(run).algo
         if algo == plans[0].algo:  # told apart from the runs in question by its folder
             home = run.parent if run.name.startswith("seed-") else run
             algo = f"{algo} ({home.name})"
         if stage_unit(read_plan(run)) == first["unit"]:
-            met = [rollout for s in scored for rollout in s["trials"]]
             one = score(run, updates=same_stages, data=met)
             curve = one["curve"]
             if met:

@@ -46,9 +46,7 @@ class Replay:
             new = Transitions(*map(torch.cat, zip(self.data, new, strict=True)))
         self.data = new
 
-    def sample(
-        self, num: int, before: int, after: int, rng: torch.Generator
-    ) -> Transitions:  # fmt: skip
+    def sample(self, num: int, before: int, after: int, rng: torch.Generator) -> Transitions:
         """``num`` windows of ``before + after`` transitions around moments drawn uniformly.
 
         Windows reach beyond the first and the last step of the data; there ``episode`` is -1.

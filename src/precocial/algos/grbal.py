@@ -28,10 +28,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from precocial.algos.model_based import AdaptiveConfig, ModelBased, ParameterAdapter, frozen
+from precocial.algos.model_based import (
+    AdaptiveConfig,
+    ModelBased,
+    ParameterAdapter,
+    frozen,
+    prediction_error,
+)
 from precocial.checks import positive
 from precocial.nets.dynamics import Dynamics, Factors
-from precocial.ops.losses import masked_mean
 from precocial.replay import Transitions
 from precocial.types import EnvSpec, Params
 
@@ -56,9 +61,7 @@ class GrBALConfig(AdaptiveConfig):
 class GradientModel(nn.Module):
     """A model of the dynamics and its inner rates."""
 
-    def __init__(
-        self, spec: EnvSpec, cfg: GrBALConfig, rng: torch.Generator
-    ) -> None:  # fmt: skip
+    def __init__(self, spec: EnvSpec, cfg: GrBALConfig, rng: torch.Generator) -> None:
         super().__init__()
         self.dynamics, self.inner_lr = Dynamics(spec, cfg.hidden, rng), cfg.inner_lr
         self.rates = nn.ParameterDict(
@@ -115,10 +118,10 @@ class GrBAL(ModelBased):
         if cfg.first_order:
             gradient = [Factors(h.detach(), d.detach()) for h, d in gradient]
         adapted = dynamics.stepped(future, gradient, self.model.step_size)
-        loss = masked_mean((adapted - target).square().mean(-1), asked)
+        loss = prediction_error(adapted, target, asked)
         with torch.no_grad():
             before = dynamics.trace(future)[-1]
-        unadapted = masked_mean((before - target).square().mean(-1), asked)
+        unadapted = prediction_error(before, target, asked)
         return loss, {"adapted": loss, "unadapted": unadapted}
 
 

@@ -29,11 +29,11 @@ from precocial.algos.model_based import (
     ModelConfig,
     ParameterAdapter,
     frozen,
+    prediction_error,
 )
 from precocial.checks import positive
 from precocial.nets.dynamics import Dynamics
 from precocial.ops.adaptation import inner_update
-from precocial.ops.losses import masked_mean
 from precocial.ops.params import expand
 from precocial.types import EnvSpec, Params
 
@@ -128,8 +128,8 @@ class MBMPC(ModelBased):
         """Error on windows of the data."""
         window = self.replay.sample(self.cfg.windows, 0, self.cfg.future, rng)
         predicted = self.model.trace(self.model.inputs(window.obs, window.action))[-1]
-        error = (predicted - self.model.targets(window.obs, window.next_obs)).square().mean(-1)
-        loss = masked_mean(error, (window.episode >= 0).float())
+        target = self.model.targets(window.obs, window.next_obs)
+        loss = prediction_error(predicted, target, (window.episode >= 0).float())
         return loss, {"unadapted": loss}
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from precocial.checks import at_least, positive, widths
 from precocial.nets.dynamics import Dynamics
+from precocial.ops.losses import masked_mean
 from precocial.ops.planning import Plan, PlannerConfig, first_plan, imagined_return, improve, shift
 from precocial.ops.returns import episode_index, first_episode_return, time_in_episode
 from precocial.replay import Replay
@@ -146,6 +148,13 @@ class Window:
         self.transitions = tuple(held) if held else None
 
 
+def prediction_error(
+    predicted: Float[Tensor, "w k s"], target: Float[Tensor, "w k s"], asked: Float[Tensor, "w k"]
+) -> Float[Tensor, ""]:
+    """Squared error of normalised differences: mean over the state, and over what is asked."""
+    return masked_mean((predicted - target).square().mean(-1), asked)
+
+
 class ParameterAdapter:
     """Parameters phi of each lane's own, adapted at every step; a method says how in ``step``.
 
@@ -256,13 +265,10 @@ class MPCLearner:
         """The first action of the improved plan; planning is all the exploration there is."""
         assert self.spec.reward_fn is not None
         self.obs = obs.flatten(0, 1)
-
-        def score(candidates: Float[Tensor, "b c l a"]) -> Float[Tensor, "b c"]:
-            return imagined_return(
-                self.adapter.predict, reward_fn, self.spec.terminal_fn, now, candidates
-            )
-
-        reward_fn, now = self.spec.reward_fn, self.obs
+        score = partial(
+            imagined_return, self.adapter.predict, self.spec.reward_fn, self.spec.terminal_fn,
+            self.obs,
+        )  # fmt: skip
         self.plan = improve(score, self.plan, self.cfg, self.rng)
         return self.plan.mean[:, 0].unflatten(0, self.shape) * self.spec.action_scale
 
@@ -386,7 +392,9 @@ class ModelBased:
         ended = rollout.terminated | rollout.truncated
         metrics: Metrics = {
             "episode_reward_mean": float(first_episode_return(rollout.reward, ended).mean()),
-            "train/lanes_reset": float(getattr(getattr(actor, "adapter", None), "resets", 0)),
+            "train/lanes_reset": float(
+                actor.adapter.resets if isinstance(actor, MPCLearner) else 0
+            ),
         }
         if "info/diverged" in rollout.extra:
             metrics["train/lanes_diverged"] = float(rollout.extra["info/diverged"].sum())

@@ -35,12 +35,12 @@ from precocial.algos.model_based import (
     ModelBased,
     Window,
     frozen,
+    prediction_error,
     restore_broken,
 )
 from precocial.checks import at_least, positive
 from precocial.nets.dynamics import Dynamics
 from precocial.nets.memory import build_memory
-from precocial.ops.losses import masked_mean
 from precocial.types import EnvSpec
 
 
@@ -201,7 +201,7 @@ class ReBAL(ModelBased):
         asked = ((within == at_moment) & (at_moment >= 0)).to(x)
         inputs = with_context(future, context)
         plain = dynamics.trace(inputs)[-1]
-        unstepped = masked_mean((plain - target).square().mean(-1), asked)
+        unstepped = prediction_error(plain, target, asked)
         if not self.model.rates:
             return unstepped, {"adapted": unstepped}
         past, past_target = (torch.cat([v[:, t - m : t] for t in moments]) for v in (x, y))
@@ -213,5 +213,5 @@ class ReBAL(ModelBased):
             with_context(past, old), past_target, (same & known).to(x), top=1
         )
         adapted = dynamics.stepped(inputs, gradient, dict(self.model.rates.items()))
-        loss = masked_mean((adapted - target).square().mean(-1), asked)
+        loss = prediction_error(adapted, target, asked)
         return loss, {"adapted": loss, "memory_only": unstepped}

@@ -48,6 +48,7 @@ from precocial.envs.workers import (
     Outcome,
     Seat,
     Streams,
+    attribute_of,
     build,
     build_id,
     described,
@@ -400,7 +401,7 @@ class GymTaskEnv:
 
     def _seen(self, name: str, dtype: torch.dtype) -> Callable[..., Tensor] | None:
         """The environment's function of what can be seen, given actions in [-1, 1]."""
-        own, source = self._attribute(name, None), self.source.name
+        own, source = attribute_of(self.source.env, name), self.source.name
         if own is None:
             return None
         if not callable(own):
@@ -427,13 +428,9 @@ class GymTaskEnv:
 
         return function
 
-    def _attribute(self, name: str, default: Any) -> Any:
-        env = self.source.env
-        return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else default
-
     def _commands(self) -> int:
         most = spaces.flatdim(self.observation_space) - 1
-        given = self._attribute("command_dim", 0)
+        given = attribute_of(self.source.env, "command_dim", 0)
         if not isinstance(given, int) or not 0 <= given <= most:
             raise EnvError(
                 f"{self.source.name}: command_dim is {described(given)}; expected a number of "

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from precocial.envs.base import EnvConfig, State, TensorTaskEnv, split_log_uniform, uniform
@@ -78,7 +78,7 @@ class HiddenGain(TensorTaskEnv):
         rng: torch.Generator,
     ) -> State:  # fmt: skip
         """Accelerate for a step; now and then the target jumps, after the step was judged."""
-        gain = torch.where(state["clock"] < state["switch"], -tasks["gain"], tasks["gain"])
+        gain = torch.where(self.switched(state), tasks["gain"], -tasks["gain"])
         velocity = state["velocity"] + self.time_step * self.strength * gain * action.squeeze(-1)
         velocity = velocity.clamp(-self.bound, self.bound)
         position = (state["position"] + self.time_step * velocity).clamp(-self.bound, self.bound)
@@ -109,18 +109,23 @@ class HiddenGain(TensorTaskEnv):
         before, after = (self.observation(s, tasks) for s in (state, next_state))
         return self.reward_fn(before, action, after)
 
+    @staticmethod
+    def switched(state: State) -> Bool[Tensor, "*b"]:
+        """Whether the task's own gain is in force."""
+        return state["clock"] >= state["switch"]
+
     def info(self, state: State) -> dict[str, Tensor]:
         """Whether the sign flipped before this step."""
         if self.cfg.switch_at == "never":
             return {}
-        return {"switched": (state["clock"] >= state["switch"]).float()}
+        return {"switched": self.switched(state).float()}
 
     def draw(self, state: State, tasks: dict[str, Tensor], size: int) -> UInt8[np.ndarray, "h w 3"]:
         """The track, the target above it, the cart and its velocity; red once the sign flipped."""
         from precocial.envs.picture import Picture
 
         position, velocity = float(state["position"]), float(state["velocity"])
-        flipped = self.cfg.switch_at != "never" and state["clock"] >= state["switch"]
+        flipped = self.cfg.switch_at != "never" and bool(self.switched(state))
         picture = Picture(size, half_width=2.0)
         picture.line([(-2, -0.2), (2, -0.2)], "grey", 0.02)
         picture.disc((float(state["target"]), 0.35), 0.12, "green")

@@ -120,7 +120,13 @@ def _can_draw(factory: Factory) -> bool:
 
 def method_of(env: gymnasium.Env, name: str) -> Callable[..., Any] | None:
     """The method of that name, looked for through wrappers; None where there is none."""
-    return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
+    method: Callable[..., Any] | None = attribute_of(env, name)
+    return method
+
+
+def attribute_of(env: gymnasium.Env, name: str, default: Any = None) -> Any:
+    """The same for any attribute."""
+    return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else default
 
 
 def misfit(space: spaces.Space, obs: Any, name: str = "the observation") -> tuple[str, str] | None:

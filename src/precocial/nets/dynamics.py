@@ -78,9 +78,7 @@ class Dynamics(nn.Module):
         return dict(self.named_parameters())
 
     @torch.no_grad()
-    def fit_statistics(
-        self, obs: Float[Tensor, "*b o"], next_obs: Float[Tensor, "*b o"]
-    ) -> None:  # fmt: skip
+    def fit_statistics(self, obs: Float[Tensor, "*b o"], next_obs: Float[Tensor, "*b o"]) -> None:
         """Mean, deviation and range of raw data; a column that never changes has deviation 1."""
         state, following = (x[..., : self.state_dim].flatten(0, -2) for x in (obs, next_obs))
         for prefix, x in (("", state), ("delta_", following - state)):

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from precocial.envs.mujoco.base import Array, Physics, noisy_start
-from precocial.envs.mujoco.breaking import BreakingConfig, BreakingRunner
+from precocial.envs.mujoco.breaking import BreakingConfig, BreakingRunner, draw_broken
 from precocial.types import Split
 
 LEGS = ("front left", "back left", "back right", "front right")
@@ -67,13 +67,8 @@ class AntCrippled(BreakingRunner):
 
     def draw_tasks(self, n: int, split: Split, rng: torch.Generator) -> dict[str, Tensor]:
         """Which legs obey, (n, 4) of 0 and 1."""
-        sets = CRIPPLED[split]
-        sound = torch.ones(len(sets), 4, device=rng.device)
-        for row, legs in enumerate(sets):
-            sound[row, list(legs)] = 0.0
-        ids = torch.tensor([s[0] if len(s) == 1 else 4 for s in sets], device=rng.device)
-        pick = torch.randint(len(sets), (n,), generator=rng, device=rng.device)
-        return {"sound": sound[pick], "id": ids[pick]}
+        sound, ids = draw_broken(CRIPPLED[split], 4, n, rng)
+        return {"sound": sound, "id": ids}
 
     def perturbed(self, task: dict[str, Array]) -> Any:
         """A crippled leg gets no torque, and hip and ankle carry half the capsule they did."""

@@ -144,6 +144,21 @@ class BreakingRunner(BreakingTaskEnv):
         return (after.qpos[..., 0] - before.qpos[..., 0]) / self.dt
 
 
+def draw_broken(
+    sets: tuple[tuple[int, ...], ...], parts: int, n: int, rng: torch.Generator
+) -> tuple[Float[Tensor, "n p"], Int[Tensor, " n"]]:
+    """Tasks that break one of ``sets`` of a robot's parts: which parts are whole (1 or 0), and ids.
+
+    The id of a single part is its number, that of several at once the number of all parts.
+    """
+    whole = torch.ones(len(sets), parts, device=rng.device)
+    for row, broken in enumerate(sets):
+        whole[row, list(broken)] = 0.0
+    ids = torch.tensor([s[0] if len(s) == 1 else parts for s in sets], device=rng.device)
+    pick = torch.randint(len(sets), (n,), generator=rng, device=rng.device)
+    return whole[pick], ids[pick]
+
+
 class BreakingCheetah(BreakingRunner):
     """A half-cheetah that runs as fast as it can; subclasses say what breaks."""
 

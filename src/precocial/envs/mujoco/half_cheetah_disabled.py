@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from precocial.envs.mujoco.base import Array
-from precocial.envs.mujoco.breaking import BreakingCheetah, BreakingConfig
+from precocial.envs.mujoco.breaking import BreakingCheetah, BreakingConfig, draw_broken
 from precocial.types import Split
 
 JOINTS = ("back thigh", "back shin", "back foot", "front thigh", "front shin", "front foot")
@@ -48,12 +48,8 @@ class HalfCheetahDisabled(BreakingCheetah):
 
     def draw_tasks(self, n: int, split: Split, rng: torch.Generator) -> dict[str, Tensor]:
         """Which joints obey, (n, 6) of 0 and 1."""
-        alive = torch.ones(len(DEAD[split]), 6, device=rng.device)
-        for row, dead in enumerate(DEAD[split]):
-            alive[row, list(dead)] = 0.0
-        ids = torch.tensor([d[0] if len(d) == 1 else 6 for d in DEAD[split]], device=rng.device)
-        pick = torch.randint(len(ids), (n,), generator=rng, device=rng.device)
-        return {"alive": alive[pick], "id": ids[pick]}
+        alive, ids = draw_broken(DEAD[split], 6, n, rng)
+        return {"alive": alive, "id": ids}
 
     def perturbed(self, task: dict[str, Array]) -> Any:
         """Dead joints get no torque."""
