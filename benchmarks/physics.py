@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from mujoco.rollout import Rollout
 
-from precocial.algos.gradient import Actor
+from precocial.algos.gradient.shared import Actor
 from precocial.envs.mujoco.half_cheetah import HalfCheetahDir, HalfCheetahDirConfig
 from precocial.envs.mujoco.half_cheetah_slope import HalfCheetahSlope, HalfCheetahSlopeConfig
 from precocial.nets.mlp import Policy

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from precocial.algos import ALGOS, build
-from precocial.algos.grbal import GrBALConfig
+from precocial.algos.model.grbal import GrBALConfig
 from precocial.nets.products import affine
 from precocial.seeding import generator
 from precocial.types import EnvSpec, Step

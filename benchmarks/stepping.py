@@ -25,7 +25,7 @@ def main() -> None:
     args = parser.parse_args()
     import torch
 
-    from precocial.algos.gradient import Actor
+    from precocial.algos.gradient.shared import Actor
     from precocial.envs import env_config, make_env
     from precocial.nets.mlp import Policy
     from precocial.ops.params import expand

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from precocial.library import expand_runs
-from precocial.rows import read_rows
+from precocial.runs.rows import read_rows
 
 
 def describe(folder: Path, evaluation: Path) -> tuple[list[dict], str]:

@@ -10,7 +10,7 @@ import torch
 import precocial
 from precocial.algos import ALGOS, build
 from precocial.envs.base import EnvConfig, TensorTaskEnv
-from precocial.evaluation import adaptation_curve
+from precocial.evaluation.curve import adaptation_curve
 from precocial.seeding import generator
 
 
@@ -191,8 +191,8 @@ def test_harlow_is_learned_in_one_choice(tmp_path):
 
 def hidden_gain(name, iterations, **settings):
     """A run on hidden-gain whose sign flips amid every episode; a rollout of it, and its score."""
-    from precocial.algos.model_based import ModelBased
-    from precocial.envs.hidden_gain import HiddenGain, HiddenGainConfig
+    from precocial.algos.model.shared import ModelBased
+    from precocial.envs.control.hidden_gain import HiddenGain, HiddenGainConfig
     from precocial.rollout import collect
 
     env = HiddenGain(HiddenGainConfig(switch_at="random"))

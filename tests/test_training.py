@@ -14,11 +14,11 @@ import torch
 import yaml
 
 import precocial
-from precocial import checkpoint
 from precocial.algos import ALGOS
-from precocial.algos.online_maml import OnlineMAMLConfig
+from precocial.algos.gradient.online_maml import OnlineMAMLConfig
 from precocial.envs import ENVS
-from precocial.rows import read_rows
+from precocial.runs import checkpoint
+from precocial.runs.rows import read_rows
 from precocial.seeding import derive, generator
 from precocial.training import Loop, create_folder, plan, read_plan, run
 from precocial.types import UserError

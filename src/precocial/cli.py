@@ -416,7 +416,7 @@ def watch(args: list[str]) -> int:
             raise UserError(f"--{name} is {value}; expected {low} or more")
     from precocial.library import expand_runs, film
     from precocial.training import read_plan
-    from precocial.watch import check_output, show, stage_label, write
+    from precocial.watching.show import check_output, show, stage_label, write
 
     if flags.out is not None:
         check_output(flags.out)
@@ -504,7 +504,7 @@ class CheckEnv:
 def check_env(args: list[str]) -> int:
     """``precocial check-env``."""
     flags = parse(CheckEnv, args, "precocial check-env")
-    from precocial.envs.check import check
+    from precocial.envs.own.check import check
 
     problems = check(flags.env, horizon=flags.horizon)
     for problem in problems:

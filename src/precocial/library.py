@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from precocial import checkpoint
 from precocial.algos import ALGOS, CLASSES
-from precocial.algos.model_based import ModelBased, ModelErrors
+from precocial.algos.model.shared import ModelBased, ModelErrors
 from precocial.envs import SAME_TASKS
 from precocial.envs.base import TensorTaskEnv
 from precocial.envs.oracle import OracleEnv
-from precocial.evaluation import Curve, adaptation_curve, summarise, summarise_errors
+from precocial.evaluation.curve import Curve, adaptation_curve, summarise, summarise_errors
 from precocial.ops.returns import episode_returns
 from precocial.presets import JOINT
 from precocial.rollout import collect
+from precocial.runs import checkpoint
 from precocial.seeding import generator
 from precocial.statistics import bootstrap_interval
 from precocial.training import Plan, load_algorithm, read_plan

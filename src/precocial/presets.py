@@ -11,10 +11,10 @@ from difflib import get_close_matches
 from typing import Any
 
 from precocial.algos import ALGOS
-from precocial.algos.gradient import GradientConfig
-from precocial.algos.model_based import ModelConfig
-from precocial.algos.online_maml import OnlineMAMLConfig
-from precocial.algos.trials import TrialConfig
+from precocial.algos.gradient.online_maml import OnlineMAMLConfig
+from precocial.algos.gradient.shared import GradientConfig
+from precocial.algos.memory.trials import TrialConfig
+from precocial.algos.model.shared import ModelConfig
 from precocial.envs import ENVS
 from precocial.types import UserError
 

@@ -21,17 +21,17 @@ import torch
 import yaml
 
 import precocial
-from precocial import checkpoint
 from precocial.algos import ALGOS, build
 from precocial.checks import at_least
 from precocial.envs import env_config, make_env
 from precocial.envs.oracle import OracleEnv
-from precocial.evaluation import adaptation_curve
+from precocial.evaluation.curve import adaptation_curve
 from precocial.nets.gru import bfloat16_supported
 from precocial.presets import find, settings
-from precocial.progress import Progress
+from precocial.runs import checkpoint
+from precocial.runs.progress import Progress
+from precocial.runs.tracker import Tracker
 from precocial.seeding import derive, generator
-from precocial.tracker import Tracker
 from precocial.types import Algorithm, Metrics, TaskEnv, UserError
 
 NO_LIMIT = 10**9

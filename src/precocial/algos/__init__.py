@@ -6,16 +6,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from precocial.algos.belief_oracle import BeliefOracle, BeliefOracleConfig
-from precocial.algos.grbal import GrBAL, GrBALConfig
-from precocial.algos.maml import MAML, MAMLConfig
-from precocial.algos.mb_mpc import MBDE, MBMPC, MBDEConfig, MBMPCConfig
-from precocial.algos.online_maml import OnlineMAML, OnlineMAMLConfig
-from precocial.algos.promp import ProMP, ProMPConfig
-from precocial.algos.rebal import GrEBALConfig, ReBAL, ReBALConfig
-from precocial.algos.reptile import Reptile, ReptileConfig
-from precocial.algos.rl2 import RL2, RL2Config
-from precocial.algos.varibad import VariBAD, VariBADConfig
+from precocial.algos.gradient.maml import MAML, MAMLConfig
+from precocial.algos.gradient.online_maml import OnlineMAML, OnlineMAMLConfig
+from precocial.algos.gradient.promp import ProMP, ProMPConfig
+from precocial.algos.gradient.reptile import Reptile, ReptileConfig
+from precocial.algos.memory.belief_oracle import BeliefOracle, BeliefOracleConfig
+from precocial.algos.memory.rl2 import RL2, RL2Config
+from precocial.algos.memory.varibad import VariBAD, VariBADConfig
+from precocial.algos.model.grbal import GrBAL, GrBALConfig
+from precocial.algos.model.mb_mpc import MBDE, MBMPC, MBDEConfig, MBMPCConfig
+from precocial.algos.model.rebal import GrEBALConfig, ReBAL, ReBALConfig
 from precocial.types import Algorithm, EnvSpec
 
 

@@ -18,7 +18,7 @@ class Family(NamedTuple):
     """A registered task family."""
 
     place: str
-    """``module:Class``; its settings are ``module:ClassConfig``."""
+    """``module:Class`` below this package; its settings are ``module:ClassConfig``."""
     summary: str
     action: str
     observation: str
@@ -30,87 +30,87 @@ class Family(NamedTuple):
     def cls(self) -> Any:
         """The class, built as ``cls(config)``."""
         module, name = self.place.split(":")
-        return getattr(import_module(module), name)
+        return getattr(import_module(f"{__name__}.{module}"), name)
 
     @property
     def config(self) -> type[EnvConfig]:
         """The settings' class."""
         module, name = self.place.split(":")
-        config: type[EnvConfig] = getattr(import_module(module), name + "Config")
+        config: type[EnvConfig] = getattr(import_module(f"{__name__}.{module}"), name + "Config")
         return config
 
 
 ENVS: dict[str, Family] = {
     "point-nav": Family(
-        "precocial.envs.point_nav:PointNav", "reach a hidden goal on a plane",
+        "control.point_nav:PointNav", "reach a hidden goal on a plane",
         "box 2", "box 2", "Finn et al. 2017",
     ),
     "bandit": Family(
-        "precocial.envs.bandit:Bandit", "arms of hidden Bernoulli rates, one pull an episode",
+        "classic.bandit:Bandit", "arms of hidden Bernoulli rates, one pull an episode",
         "discrete", "box 1", "Duan et al. 2016",
     ),
     "tabular-mdp": Family(
-        "precocial.envs.tabular_mdp:TabularMDP", "random 10-state, 5-action MDPs",
+        "classic.tabular_mdp:TabularMDP", "random 10-state, 5-action MDPs",
         "discrete 5", "one-hot 10", "Duan et al. 2016",
     ),
     "harlow": Family(
-        "precocial.envs.harlow:Harlow", "learn which of two unfamiliar objects is rewarded",
+        "classic.harlow:Harlow", "learn which of two unfamiliar objects is rewarded",
         "discrete 2", "box 45", "Wang et al. 2018",
     ),
     "two-step": Family(
-        "precocial.envs.two_step:TwoStep", "two-step choices whose good end changes now and then",
+        "classic.two_step:TwoStep", "two-step choices whose good end changes now and then",
         "discrete 2", "one-hot 3", "Daw et al. 2011",
     ),
     "grid-nav": Family(
-        "precocial.envs.grid_nav:GridNav", "find a goal on a 5x5 grid and stay (GridNavi)",
+        "grid.grid_nav:GridNav", "find a goal on a 5x5 grid and stay (GridNavi)",
         "discrete 5", "one-hot 25", "Zintgraf et al. 2020",
     ),
     "grid-world": Family(
-        "precocial.envs.grid_world:GridWorld", "find a goal on a grid, then go straight to it",
+        "grid.grid_world:GridWorld", "find a goal on a grid, then go straight to it",
         "discrete 4", "one-hot 25", "this package",
     ),
     "frozen-lake": Family(
-        "precocial.envs.frozen_lake:FrozenLake", "cross a frozen lake whose holes are hidden",
+        "grid.frozen_lake:FrozenLake", "cross a frozen lake whose holes are hidden",
         "discrete 4", "one-hot 25", "Grigsby et al. 2024",
     ),
     "cart-pole": Family(
-        "precocial.envs.cart_pole:CartPole", "balance with hidden masses, length, force and sign",
+        "control.cart_pole:CartPole", "balance with hidden masses, length, force and sign",
         "discrete 2", "box 4", "Barto et al. 1983",
     ),
     "pendulum-mass": Family(
-        "precocial.envs.pendulum:PendulumMass", "swing up a pendulum of hidden mass",
+        "control.pendulum:PendulumMass", "swing up a pendulum of hidden mass",
         "box 1", "box 3", "RLlib's MAML example",
     ),
     "hidden-gain": Family(
-        "precocial.envs.hidden_gain:HiddenGain", "follow a target with a motor of hidden gain",
+        "control.hidden_gain:HiddenGain", "follow a target with a motor of hidden gain",
         "box 1", "box 3", "this package",
     ),
     "half-cheetah-dir": Family(
-        "precocial.envs.mujoco.half_cheetah:HalfCheetahDir", "run forward or backward, MuJoCo",
+        "mujoco.half_cheetah:HalfCheetahDir", "run forward or backward, MuJoCo",
         "box 6", "box 17", "Finn et al. 2017",
     ),
     "half-cheetah-vel": Family(
-        "precocial.envs.mujoco.half_cheetah:HalfCheetahVel", "run at a hidden speed, MuJoCo",
+        "mujoco.half_cheetah:HalfCheetahVel", "run at a hidden speed, MuJoCo",
         "box 6", "box 17", "Finn et al. 2017",
     ),
     "half-cheetah-disabled": Family(
-        "precocial.envs.mujoco.half_cheetah_disabled:HalfCheetahDisabled",
+        "mujoco.half_cheetah_disabled:HalfCheetahDisabled",
         "run with a dead joint, MuJoCo", "box 6", "box 18", "Nagabandi et al. 2019",
     ),
     "half-cheetah-slope": Family(
-        "precocial.envs.mujoco.half_cheetah_slope:HalfCheetahSlope",
+        "mujoco.half_cheetah_slope:HalfCheetahSlope",
         "run over slopes out of sight, MuJoCo", "box 6", "box 18", "Nagabandi et al. 2019",
     ),
     "half-cheetah-pier": Family(
-        "precocial.envs.mujoco.half_cheetah_pier:HalfCheetahPier",
+        "mujoco.half_cheetah_pier:HalfCheetahPier",
         "run over floating blocks, MuJoCo", "box 6", "box 18", "Nagabandi et al. 2019",
     ),
     "ant-crippled": Family(
-        "precocial.envs.mujoco.ant_crippled:AntCrippled",
+        "mujoco.ant_crippled:AntCrippled",
         "walk with a crippled leg, MuJoCo", "box 8", "box 28", "Nagabandi et al. 2019",
     ),
     "arm-7dof": Family(
-        "precocial.envs.mujoco.arm_7dof:Arm7Dof",
+        "mujoco.arm_7dof:Arm7Dof",
         "reach with an arm that is loaded, stiff or lame, MuJoCo", "box 7", "box 20",
         "Nagabandi et al. 2019",
     ),
@@ -126,7 +126,7 @@ def env_config(name: str, **fields: Any) -> EnvConfig:
     if name in ENVS:
         cls = ENVS[name].config
     else:
-        from precocial.envs.gym import GymConfig as cls
+        from precocial.envs.own.adapter import GymConfig as cls
     known = {f.name for f in dataclasses.fields(cls)}
     return cls(**{k: v for k, v in fields.items() if k in known})
 
@@ -140,6 +140,6 @@ def make_env(name: str, config: EnvConfig) -> TaskEnv:
     if name in ENVS:
         env: TaskEnv = ENVS[name].cls(config)
         return env
-    from precocial.envs.gym import make_gym_env
+    from precocial.envs.own.adapter import make_gym_env
 
     return make_gym_env(name, config)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from precocial.envs import SAME_TASKS
 from precocial.errors import UserError
-from precocial.rows import read_rows
+from precocial.runs.rows import read_rows
 from precocial.statistics import bootstrap_interval, interquartile_mean
 
 UPDATED = ("multi-task", "oracle", "scratch")

@@ -1,0 +1,165 @@
+"""RL2: the memory of a recurrent policy is the learning algorithm.
+
+Duan, Schulman, Chen, Bartlett, Sutskever, Abbeel 2016, https://arxiv.org/abs/1611.02779, Sec. 2;
+Wang et al. 2016, https://arxiv.org/abs/1611.05763::
+
+    draw N tasks
+    per task: clear the memory; for k episodes, without clearing it in between,
+        input (s_t, a_{t-1}, r_{t-1}, d_{t-1})  ->  memory  ->  a_t ~ pi, V_t
+    advantages over the whole trial, across episode ends
+    several epochs of PPO on whole trials, back-propagating through all of each
+
+The last reward of an episode and its end flag arrive with the first observation of the next one.
+``domain-randomization`` is the same network on the same data with memory and inputs cleared at the
+start of every episode: what it scores is what one robust policy can do, and the rest is the value
+of memory.
+
+Deviations: PPO instead of TRPO; advantages are normalised over the batch, values predicted beyond
+the mean of their step (``nets/trial_policy.py``); ``--embed`` and ``--previous-obs``, off by
+default, put a layer before the memory and s_{t-1} into its input. With ``--precision bfloat16``
+only training multiplies in bfloat16, so the first ratios differ from 1 by rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from precocial.algos.memory.trials import (
+    TrialConfig,
+    TrialLearner,
+    TrialMethod,
+    as_vector,
+)
+from precocial.checks import at_least
+from precocial.nets.gru import Precision
+from precocial.nets.memory import MemoryKind, build_memory
+from precocial.nets.trial_policy import MLP, TrialPolicy
+from precocial.types import EnvSpec, Metrics, Step, TaskEnv, Tasks, UserError
+
+
+@dataclass(frozen=True)
+class RL2Config(TrialConfig):
+    """Settings of ``rl2`` and ``domain-randomization``."""
+
+    memory: MemoryKind = "gru"
+    """What remembers: gru, lstm, or a causal transformer."""
+    memory_size: int = 64
+    """Width of the memory (H)."""
+    embed: int = 0
+    """Width of a layer between input and memory, which can join state, action and reward to one
+    thing to remember; 0: none."""
+    previous_obs: bool = False
+    """Input the previous observation, too: a transition is then all in one input."""
+    layers: int = 2
+    """Layers of the transformer."""
+    heads: int = 4
+    """Attention heads of the transformer."""
+    max_seq_len: int = 0
+    """Back-propagate through at most so many steps (gru, lstm); 0: through the whole trial."""
+    precision: Precision = "float32"
+    """Of the matrix products in training the gru; bfloat16 where the processor has it."""
+    forget: bool = False
+    """Clear memory and inputs at every episode: domain randomisation."""
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        super().__post_init__()
+        at_least(self, 1, "memory_size", "layers", "heads")
+        at_least(self, 0, "max_seq_len", "embed")
+        if self.memory == "transformer" and self.max_seq_len:
+            raise UserError(
+                "--max-seq-len cuts the memory of gru and lstm; the transformer attends to the "
+                "whole trial, leave it out or use --memory gru"
+            )
+        if self.memory == "transformer" and self.memory_size % (2 * self.heads):
+            raise UserError(
+                f"--memory-size is {self.memory_size}; expected a multiple of 2 x --heads = "
+                f"{2 * self.heads}"
+            )
+        if self.precision == "bfloat16" and self.memory != "gru":
+            raise UserError(f"--precision bfloat16 is for --memory gru, not {self.memory}")
+
+
+class LastStep:
+    """Previous action, reward, end-of-episode flag and perhaps observation, beside this one."""
+
+    def __init__(self, spec: EnvSpec, cfg: RL2Config) -> None:
+        self.spec, self.cfg = spec, cfg
+        self.last: Float[Tensor, "b d"] | None = None
+
+    @staticmethod
+    def input_dim(spec: EnvSpec, cfg: RL2Config) -> int:
+        """Size of the policy's input."""
+        return spec.obs_dim * (1 + cfg.previous_obs) + spec.action_dim + 2
+
+    def features(self, obs: Float[Tensor, "b o"]) -> Float[Tensor, "b i"]:
+        """(s_t, a_{t-1}, r_{t-1}, d_{t-1}, s_{t-1}); zeros but for s_t at the trial's start."""
+        if self.last is None:
+            size = self.input_dim(self.spec, self.cfg) - self.spec.obs_dim
+            self.last = obs.new_zeros(obs.shape[0], size)
+        self.obs = obs
+        return torch.cat([obs, self.last], -1)
+
+    def observe(self, action: Tensor, step: Step) -> None:
+        """Keep a_t, r_t and d_t for the next input."""
+        ended = (step.terminated | step.truncated).to(step.reward)
+        taken = as_vector(action, self.spec)
+        last = torch.cat([taken, step.reward.unsqueeze(-1), ended.unsqueeze(-1)], -1).flatten(0, 1)
+        if self.cfg.previous_obs:
+            last = torch.cat([last, self.obs], -1)
+        if self.cfg.forget:
+            last = last * (1 - ended).flatten().unsqueeze(-1)
+        self.last = last
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next input carries."""
+        return {} if self.last is None else {"last": self.last}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse."""
+        self.last = state.get("last")
+
+
+class RL2(TrialMethod):
+    """A memory trained over trials."""
+
+    cfg: RL2Config
+
+    def __init__(
+        self, cfg: RL2Config, spec: EnvSpec, rng: torch.Generator, device: str = "cpu"
+    ) -> None:
+        inputs = LastStep.input_dim(spec, cfg)
+        embedding = MLP(inputs, (cfg.embed,), rng) if cfg.embed else None
+        memory = build_memory(
+            cfg.memory, cfg.embed or inputs, cfg.memory_size, rng,
+            layers=cfg.layers, heads=cfg.heads, precision=cfg.precision,
+        )  # fmt: skip
+        steps = cfg.trial_steps(spec)
+        policy = TrialPolicy(memory, spec, steps, cfg.init_std, rng, embedding)
+        self.prepare(cfg, spec, policy, device)
+
+    def meta_update(self, env: TaskEnv, tasks: Tasks, rng: torch.Generator) -> Metrics:
+        """One trial on every lane, then PPO on all of them."""
+        learner = self.make_learner(self.policy, tasks.num, self.cfg.lanes, rng, training=True)
+        return self.improve(env, tasks, learner, rng)[1]
+
+    def learner(self, num_tasks: int, lanes: int, rng: torch.Generator) -> TrialLearner:
+        """A learner on a copy of the network, at the start of its trial."""
+        return self.make_learner(copy.deepcopy(self.policy), num_tasks, lanes, rng, training=False)
+
+    def make_learner(
+        self, policy: TrialPolicy, num_tasks: int, lanes: int, rng: torch.Generator, *,
+        training: bool,
+    ) -> TrialLearner:  # fmt: skip
+        """A learner on N x E lanes."""
+        shape, forget = (num_tasks, lanes), self.cfg.forget
+        return TrialLearner(
+            policy, LastStep(self.spec, self.cfg), shape, rng, forgetful=forget,
+            record=training, snapshot_every=self.cfg.max_seq_len if training else 0,
+        )  # fmt: skip

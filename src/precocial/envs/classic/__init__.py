@@ -1,0 +1,1 @@
+"""Bandits, small MDPs, and tasks of the learning literature."""

@@ -1,0 +1,1 @@
+"""Cheap dynamics written as tensors."""

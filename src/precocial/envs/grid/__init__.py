@@ -1,0 +1,1 @@
+"""Grids with something hidden."""

@@ -1,0 +1,643 @@
+"""A user's own Gymnasium environment as a family of tasks.
+
+The environment is a ``gymnasium.Env`` with ``sample_tasks(n) -> list``, ``set_task(task)`` and
+``get_task()``, the contract that RLlib and garage users already have. What it may add:
+
+- a ``split`` keyword of ``sample_tasks``, given "train", "valid", "test" or "shifted"; without it
+  the splits differ in their random draws only;
+- ``tasks``, a list of all tasks, or ``num_tasks``, their number, where there are only so many;
+- ``max_episode_steps``, its time limit, where neither registration nor a wrapper names one;
+- ``reward_fn(obs, action, next_obs)`` and, where episodes can end, ``terminal_fn(next_obs)`` on
+  tensors (..., O) of flat observations and (..., A) of actions in its own units: reward and end as
+  functions of what can be seen, which planning with a model needs;
+- ``command_dim``, how many of the last columns of the observation are commands, such as a target.
+
+One without ``sample_tasks`` is a family with a single task.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import math
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from numbers import Number
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from jaxtyping import Float, Float32, Shaped, UInt8
+from torch import Tensor
+
+from precocial.envs.base import EnvConfig
+from precocial.envs.own.workers import (
+    Copies,
+    Crew,
+    Factory,
+    Here,
+    Lost,
+    Outcome,
+    Seat,
+    Streams,
+    attribute_of,
+    build,
+    build_id,
+    described,
+    flatten,
+    method_of,
+    misfit,
+    raised,
+    whereabouts,
+)
+from precocial.envs.own.workers import EnvError as EnvError
+from precocial.seeding import child_seed, derive
+from precocial.types import SPLITS, EnvSpec, Split, Step, Tasks, UserError
+
+
+@dataclass(frozen=True)
+class GymConfig(EnvConfig):
+    """Options of a user's own environment."""
+
+    horizon: int = 0
+    """Time limit of an episode, in steps (H); 0 takes the environment's own."""
+    workers: int = 0
+    """Processes that step the copies; 0 steps them in this one. Results are the same."""
+    step_timeout: float = 60.0
+    """Longest time a worker may spend in one reset or step of one copy, in seconds."""
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        super().__post_init__()
+        if self.horizon < 0:
+            raise UserError(
+                f"--env-horizon is {self.horizon}; expected steps, or 0 for the environment's own"
+            )
+        if self.workers < 0:
+            raise UserError(f"--workers is {self.workers}; expected 0 (no processes) or more")
+        if not 0 < self.step_timeout < math.inf:
+            raise UserError(f"--step-timeout is {self.step_timeout}; expected seconds above 0")
+
+
+LANES_AT_ONCE = 400
+"""Copies of a user's environment that evaluation keeps at a time."""
+
+
+# ---- from a string to an environment -------------------------------------------------------
+
+
+class Source(NamedTuple):
+    """What an environment string names."""
+
+    factory: Factory
+    """Builds one copy; importable in another process."""
+    name: str
+
+
+def resolve(env: str) -> Source:
+    """Find ``module:Class``, ``module:factory`` or a Gymnasium id; the current folder counts.
+
+    Raises:
+        UserError: Nothing has that name; the message has the nearest names.
+        EnvError: The module itself fails while being imported.
+    """
+    module_name, colon, attribute = env.partition(":")
+    if not colon:
+        if env in gymnasium.registry:
+            return Source(functools.partial(build_id, env), env)
+        from precocial.envs import ENVS
+
+        hint = _nearest(env, [*ENVS, *gymnasium.registry])
+        raise UserError(
+            f"unknown environment {env!r}; {hint}expected a family from `precocial list envs`, "
+            "a Gymnasium id, or module:Class"
+        )
+    if not module_name or module_name.startswith("."):
+        raise UserError(f"{env!r} names no module; expected module:Class")
+    module = _import(module_name, env)
+    if attribute in gymnasium.registry:  # Gymnasium's own "module:Id-v0"
+        return Source(functools.partial(build_id, attribute, module_name), env)
+    factory = getattr(module, attribute, None)
+    if factory is None:
+        names = [k for k, v in vars(module).items() if callable(v)]
+        raise UserError(
+            f"module {module_name} has no {attribute!r}; {_nearest(attribute, names)}"
+            "expected a gymnasium.Env class or a function that builds one"
+        )
+    if not callable(factory):
+        raise UserError(
+            f"{env} is a {type(factory).__name__}; expected a gymnasium.Env class or a function "
+            "that builds one"
+        )
+    return Source(factory, env)
+
+
+def _import(name: str, env: str) -> Any:
+    here = str(Path.cwd())
+    if not {here, ""} & set(sys.path):
+        sys.path.insert(0, here)
+    try:
+        return import_module(name)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+            files = [p.stem for p in Path.cwd().glob("*.py")]
+            raise UserError(
+                f"no module named {error.name!r} for {env!r}; {_nearest(name, files)}expected "
+                "module:Class, importable from the current folder"
+            ) from error
+        raise raised(error, f"while importing {name}") from error
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}? " if close else ""
+
+
+# ---- drawing tasks -------------------------------------------------------------------------
+
+
+class TaskSource:
+    """One copy of the environment that is never stepped: spaces, time limit, and fresh tasks."""
+
+    def __init__(self, factory: Factory) -> None:
+        self.streams = Streams()
+        with self.streams:
+            self.env = self.call("while being built", build, factory)
+        self.name = type(self.env.unwrapped).__name__
+        self.sample = method_of(self.env, "sample_tasks")
+        self.set_task = method_of(self.env, "set_task")
+        if self.sample is not None and self.set_task is None:
+            raise EnvError(f"{self.name} has sample_tasks but no set_task(task)", "contract")
+        self.takes_split = (
+            self.sample is not None and "split" in inspect.signature(self.sample).parameters
+        )
+        self.example: Any = None
+        self.finite = self._finite()
+        self.example = self.finite[0] if self.finite else self.draw(1, "train", 0)[0]
+
+    def draw(self, n: int, split: Split, seed: int) -> list[Any]:
+        """``n`` new tasks: a function of the arguments alone.
+
+        The environment is reset with the seed, and so are ``random`` and ``numpy.random``, as
+        ``sample_tasks`` sees them.
+        """
+        assert self.sample is not None
+        where = f"while drawing {n} {split} tasks"
+        seed %= 2**31
+        self.streams.seed(seed)
+        with self.streams:
+            if self.example is not None and self.set_task is not None:
+                self.call(where, self.set_task, self.example)
+                self.call(where, self.env.reset, seed=seed)
+            else:  # some cannot be reset before they have a task
+                self.env.unwrapped.np_random = np.random.default_rng(seed)
+            kwargs = {"split": split} if self.takes_split else {}
+            tasks = self.call(where, self.sample, n, **kwargs)
+        try:
+            tasks = list(tasks)
+        except TypeError as error:
+            raise EnvError(
+                f"{self.name}: sample_tasks({n}) gave {described(tasks)}, {where}; expected a list "
+                "of tasks", "contract",
+            ) from error  # fmt: skip
+        if len(tasks) != n:
+            raise EnvError(
+                f"{self.name}: sample_tasks({n}) gave {len(tasks)} tasks, {where}", "contract"
+            )
+        return tasks
+
+    def horizon(self) -> int:
+        """The environment's own time limit in steps, from registration, wrapper or attribute."""
+        env, limits = self.env, []
+        if env.spec is not None:
+            limits.append(env.spec.max_episode_steps)
+        while isinstance(env, gymnasium.Wrapper):
+            limits.append(getattr(env, "_max_episode_steps", None))  # TimeLimit
+            env = env.env
+        limits.append(getattr(env, "max_episode_steps", None))
+        return min((int(x) for x in limits if isinstance(x, int | np.integer)), default=0)
+
+    def call(self, where: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call the user's code; ``where`` ends the line about what it raises."""
+        try:
+            return function(*args, **kwargs)
+        except EnvError:
+            raise
+        except Exception as error:
+            raise raised(error, where) from error
+
+    def _finite(self) -> list[Any] | None:
+        """All tasks, where there are only so many and no split divides them."""
+        if self.takes_split:
+            return None
+        listed = getattr(self.env.unwrapped, "tasks", None)
+        if isinstance(listed, list | tuple) and listed:
+            return list(listed)
+        if self.sample is None:
+            return [None]
+        count = getattr(self.env.unwrapped, "num_tasks", None)
+        if not isinstance(count, int) or count < 1:
+            return None
+        found: list[Any] = []
+        for task in self.draw(64 * count, "train", 0):
+            if not any(equal(task, other) for other in found):
+                found.append(task)
+        if len(found) != count:
+            raise EnvError(
+                f"{self.name}: num_tasks is {count}, but {64 * count} draws hold {len(found)} "
+                "different tasks; correct it, or give the list of all as `tasks`", "contract",
+            )  # fmt: skip
+        return found
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether two opaque tasks are the same, by value."""
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return bool(np.isscalar(a) and np.isscalar(b) and a == b)
+    if isinstance(a, Mapping):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    if isinstance(a, np.ndarray | Tensor):
+        return a.shape == b.shape and bool((a == b).all())
+    by_identity = getattr(type(a), "__eq__", None) is object.__eq__
+    return equal(vars(a), vars(b)) if by_identity and hasattr(a, "__dict__") else bool(a == b)
+
+
+def numbers(task: Any) -> list[float] | None:
+    """A task that is a number, an array or a nest of them, flattened; None for any other."""
+    if isinstance(task, Number | np.number | np.bool_):
+        return None if isinstance(task, complex) else [float(task)]  # type: ignore[arg-type]
+    if isinstance(task, np.ndarray | Tensor):
+        array = np.asarray(task)
+        return array.astype(float).ravel().tolist() if array.dtype.kind in "biuf" else None
+    if dataclasses.is_dataclass(task) and not isinstance(task, type):
+        task = dataclasses.asdict(task)
+    if isinstance(task, Mapping):
+        task = [task[k] for k in sorted(task, key=str)]
+    if not isinstance(task, list | tuple):
+        return None
+    parts = [numbers(part) for part in task]
+    return None if None in parts else [x for part in parts if part for x in part]
+
+
+_KEPT_DRAWS = 32
+_INDEX_BITS = 20
+_POOL_SEED = 20_260
+
+
+class TaskTable:
+    """The opaque task objects that ids stand for.
+
+    Tasks of a finite family or a fixed pool have the ids 0, 1, ... and stay. Others are named by
+    the seed of their draw and their place in it; the 32 draws used last are kept, so that memory
+    stays flat, and the same generator gives the same ids and the same tasks after a resume.
+    """
+
+    def __init__(self, source: TaskSource, train_tasks: int) -> None:
+        self.source = source
+        self.fixed: list[Any] = source.finite or []
+        self.pool_size = 0
+        if train_tasks and source.finite is None:  # a finite family is a fixed pool already
+            self.fixed, self.pool_size = source.draw(train_tasks, "train", _POOL_SEED), train_tasks
+        self.draws: OrderedDict[int, list[Any]] = OrderedDict()
+
+    def sample(self, n: int, split: Split, rng: torch.Generator) -> Tensor:
+        """Ids of ``n`` tasks, (n,) int64; a finite family repeats none before all have come."""
+        if self.source.finite:
+            size = len(self.source.finite)
+            rounds = [
+                torch.randperm(size, generator=rng, device=rng.device) for _ in range(-(-n // size))
+            ]
+            return torch.cat(rounds)[:n]
+        if split == "train" and self.pool_size:
+            return torch.randint(self.pool_size, (n,), generator=rng, device=rng.device)
+        seed = derive(child_seed(rng), "tasks", split) % 2**31 + 1
+        self.draws[seed] = self.source.draw(n, split, seed)
+        if len(self.draws) > _KEPT_DRAWS:
+            self.draws.popitem(last=False)
+        return (seed << _INDEX_BITS) + torch.arange(n, device=rng.device)
+
+    def look_up(self, ids: Tensor) -> list[Any]:
+        """The tasks with these ids."""
+        found = []
+        for number in ids.tolist():
+            seed, index = number >> _INDEX_BITS, number % (1 << _INDEX_BITS)
+            if seed and seed not in self.draws:
+                raise UserError(
+                    f"task {number} is no longer in the table of {_KEPT_DRAWS} draws; "
+                    "sample the tasks again with the same generator"
+                )
+            if seed:
+                self.draws.move_to_end(seed)
+            found.append(self.draws[seed][index] if seed else self.fixed[index])
+        return found
+
+
+# ---- the family ----------------------------------------------------------------------------
+
+
+def make_gym_env(env: str, cfg: EnvConfig) -> GymTaskEnv:
+    """The adapter around what an environment string names."""
+    factory, name = resolve(env)
+    assert isinstance(cfg, GymConfig)
+    return GymTaskEnv(factory, cfg, name)
+
+
+class GymTaskEnv:
+    """N x E copies of a user's environment, stepped together.
+
+    Copies are built when first needed and kept. Observations are flattened to float32 (discrete
+    ones to one-hot); a box policy's +-1 spans the action bounds. Every first reset of a copy is
+    seeded from the generator given to ``reset``; within ``reset``, ``step`` and ``switch`` the
+    global ``random`` and ``numpy.random`` belong to the copies and start from the same generator.
+    An environment that draws from these instead of from ``self.np_random`` is reproducible, but
+    not the same with another number of workers; ``check-env`` says so.
+
+    Raises:
+        UserError: The environment does not fit, or names no time limit and neither does ``cfg``.
+        EnvError: It fails; also from every method.
+    """
+
+    def __init__(self, factory: Factory, cfg: GymConfig | None = None, name: str = "") -> None:
+        self.factory, self.cfg = factory, cfg or GymConfig()
+        self.source = TaskSource(factory)
+        env = self.source.env
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+        check_observations(self.observation_space, self.source.name)
+        kind = "discrete" if isinstance(self.action_space, spaces.Discrete) else "box"
+        self.action_low, self.action_high = action_bounds(self.action_space, self.source.name)
+        self.action_start = int(getattr(self.action_space, "start", 0))
+        """The number of the first action, where actions are discrete."""
+        self.table = TaskTable(self.source, self.cfg.train_tasks)
+        self.crew: Here | Crew | None = None
+        self.steps_taken = 0
+        self.spec = EnvSpec(
+            name or self.source.name,
+            spaces.flatdim(self.observation_space),
+            "discrete" if kind == "discrete" else "box",
+            int(self.action_space.n) if kind == "discrete" else len(self.action_low),
+            tuple(self.action_low.tolist()),
+            tuple(self.action_high.tolist()),
+            self._horizon(),
+            len(self.source.finite) if self.source.finite else None,
+            len(self.source.finite or numbers(self.source.example) or []),
+            lanes_at_once=LANES_AT_ONCE,
+            threaded=self.cfg.workers > 0,
+            reward_fn=self._seen("reward_fn", torch.float32),
+            command_dim=self._commands(),
+            terminal_fn=self._seen("terminal_fn", torch.bool),
+        )
+
+    def _seen(self, name: str, dtype: torch.dtype) -> Callable[..., Tensor] | None:
+        """The environment's function of what can be seen, given actions in [-1, 1]."""
+        own, source = attribute_of(self.source.env, name), self.source.name
+        if own is None:
+            return None
+        if not callable(own):
+            raise EnvError(f"{source}: {name} is {described(own)}; expected a method", "contract")
+        bounds = self.action_low, self.action_high
+        low, high = (torch.as_tensor(x, dtype=torch.float32) for x in bounds)
+
+        def function(*seen: Tensor) -> Tensor:
+            given = list(seen)
+            if len(given) == 3:  # obs, action, next_obs
+                given[1] = torch.lerp(low.to(seen[1]), high.to(seen[1]), (seen[1] + 1) / 2)
+            value = self.source.call(f"in {name}, called by a planner", own, *given)
+            expected = tuple(seen[0].shape[:-1])
+            if not isinstance(value, Tensor) or (tuple(value.shape), value.dtype) != (
+                expected, dtype,
+            ):  # fmt: skip
+                tensor = isinstance(value, Tensor)
+                got = f"{tuple(value.shape)} {value.dtype}" if tensor else described(value)
+                raise EnvError(
+                    f"{source}: {name} gave {got} for observations {tuple(seen[0].shape)}; "
+                    f"expected a tensor {expected} {dtype}", "contract",
+                )  # fmt: skip
+            return value
+
+        return function
+
+    def _commands(self) -> int:
+        most = spaces.flatdim(self.observation_space) - 1
+        given = attribute_of(self.source.env, "command_dim", 0)
+        if not isinstance(given, int) or not 0 <= given <= most:
+            raise EnvError(
+                f"{self.source.name}: command_dim is {described(given)}; expected a number of "
+                f"columns of the observation, 0 to {most}", "contract",
+            )  # fmt: skip
+        return given
+
+    def _horizon(self) -> int:
+        own, given = self.source.horizon(), self.cfg.horizon
+        if not own and not given:
+            raise UserError(f"{self.source.name} names no time limit; give one with --env-horizon")
+        if own and given > own:
+            raise UserError(
+                f"--env-horizon is {given}, but {self.source.name} ends its episodes at {own} steps"
+            )
+        return given or own
+
+    # ---- the TaskEnv protocol -------------------------------------------------------------
+
+    def sample_tasks(self, n: int, split: Split, rng: torch.Generator) -> Tasks:
+        """N tasks; ``params`` is empty, ``id`` stands for the task objects."""
+        if n < 1:
+            raise UserError(f"{n} tasks were asked for; expected at least 1")
+        assert split in SPLITS, split
+        return Tasks({}, self.table.sample(n, split, rng))
+
+    def reset(self, tasks: Tasks, lanes: int, rng: torch.Generator) -> Float[Tensor, "n e o"]:
+        """Start an episode on every lane."""
+        self.lanes, self.device = (tasks.num, lanes), rng.device
+        shape = (tasks.num, lanes)
+        seeds = torch.randint(2**31 - 1, shape, generator=rng, device=rng.device).tolist()
+        self.seats = [
+            Seat(task, seeds[row][lane], row, lane)
+            for row, task in enumerate(self.table.look_up(tasks.id))
+            for lane in range(lanes)
+        ]
+        if self.crew is None:
+            self.crew = self._hire()
+        # Lanes are dealt out evenly, in order; with fewer lanes than workers some stay idle.
+        size = min(self.crew.size, len(self.seats))
+        cuts = np.linspace(0, len(self.seats), size + 1).astype(int).tolist()
+        self.parts = [slice(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+        return self._tensor(np.concatenate(self._call("reset", self._deal(self.seats))))
+
+    def switch(self, tasks: Tasks) -> None:
+        """The world changes, the state stays (as far as the environment's ``set_task`` does so)."""
+        new = [t for t in self.table.look_up(tasks.id) for _ in range(self.lanes[1])]
+        self.seats = [s._replace(task=t) for s, t in zip(self.seats, new, strict=True)]
+        self._call("switch", self._deal(new))
+
+    def step(self, action: Shaped[Tensor, "n e *a"]) -> Step:
+        """One step on every lane; ended episodes restart in place."""
+        outcomes: list[Outcome] = self._call("step", self._deal(self.to_env_units(action)))
+        columns = list(zip(*outcomes, strict=True))
+        obs, next_obs, reward, terminated, truncated = (
+            self._tensor(np.concatenate(c)) for c in columns[:5]
+        )
+        info = {}
+        if all(s is not None for s in columns[5]):
+            info["success"] = self._tensor(np.concatenate(columns[5]))
+        self.steps_taken += reward.numel()
+        return Step(obs, next_obs, reward, terminated, truncated, info)
+
+    def render(self, task: int, lane: int) -> UInt8[np.ndarray, "h w 3"]:
+        """A picture by the environment's own ``render``."""
+        index = task * self.lanes[1] + lane
+        member = next(i for i, part in enumerate(self.parts) if index < part.stop)
+        return self._call("render", [index - self.parts[member].start], first=member)[0]
+
+    def task_features(self, tasks: Tasks) -> Float[Tensor, "n d"]:
+        """A task's numbers, standardised over a reference draw; one-hot for a finite family.
+
+        Raises:
+            UserError: The tasks are not made of numbers.
+        """
+        if self.source.finite:
+            return torch.nn.functional.one_hot(tasks.id, len(self.source.finite)).float()
+        mean, std = self._feature_scale
+        rows = (self._numbers(self.table.look_up(tasks.id)) - mean) / std
+        return torch.as_tensor(rows, dtype=torch.float32, device=tasks.id.device)
+
+    def references(
+        self, tasks: Tasks, episodes: int, rng: torch.Generator
+    ) -> dict[str, Float[Tensor, "n k"]]:
+        """Nobody has scored known methods here."""
+        return {}
+
+    def optimum(self, tasks: Tasks) -> Float[Tensor, " n"] | None:
+        """Nobody knows."""
+        return None
+
+    def close(self) -> None:
+        """Close the copies and end the workers; ``reset`` would start anew."""
+        if self.crew is not None:
+            self.crew.close()
+            self.crew = None
+
+    # ---- conversions ----------------------------------------------------------------------
+
+    def encode(self, obs: Any) -> Float32[np.ndarray, " o"]:
+        """One observation of the user's environment as the policy sees it."""
+        if fault := misfit(self.observation_space, obs):
+            raise UserError(fault[1])
+        return flatten(self.observation_space, obs).astype(np.float32)
+
+    def to_env_units(self, action: Shaped[Tensor, "n e *a"]) -> Shaped[np.ndarray, "l *b"]:
+        """Raw policy samples to what the copies take, one row per lane, in their dtype."""
+        raw = action.detach().cpu().numpy().reshape(len(self.seats), -1)
+        if self.spec.action_kind == "discrete":
+            return raw[:, 0] + self.action_start
+        unit = (raw.astype(np.float64).clip(-1, 1) + 1) / 2
+        value = self.action_low + unit * (self.action_high - self.action_low)
+        space = self.action_space
+        assert isinstance(space, spaces.Box) and space.dtype is not None
+        if space.dtype.kind in "iu":
+            value = value.round()
+        # The clip is for the last digit, which float32 may have rounded out of the bounds.
+        return value.astype(space.dtype).reshape(-1, *space.shape).clip(space.low, space.high)
+
+    # ---- within ---------------------------------------------------------------------------
+
+    def _hire(self) -> Here | Crew:
+        builder = functools.partial(Copies, self.factory, self.spec.horizon)
+        if not self.cfg.workers:
+            return Here(builder)
+        try:
+            return Crew(builder, self.cfg.workers, self.cfg.step_timeout)
+        except Lost as lost:
+            raise EnvError(
+                f"worker {lost.member} {lost.reason} while starting; a script that trains with "
+                "workers must begin under `if __name__ == '__main__':`", "worker",
+            ) from lost  # fmt: skip
+
+    def _deal(self, values: Sequence[Any] | np.ndarray) -> list[Any]:
+        """What every worker gets of one value per lane."""
+        return [values[part] for part in self.parts]
+
+    def _call(self, method: str, parts: list[Any], first: int = 0) -> list[Any]:
+        """A method of the copies; after a failure the next ``reset`` starts a new crew."""
+        assert self.crew is not None, "reset comes first"
+        try:
+            return self.crew.call(method, parts, first)
+        except Lost as lost:
+            self.close()
+            seat = self.seats[self.parts[lost.member].start + lost.lane]
+            raise EnvError(
+                f"{self.source.name} in worker {lost.member} {lost.reason}, "
+                f"{whereabouts(seat, lost.step)}", "worker",
+            ) from lost  # fmt: skip
+        except BaseException:
+            self.close()
+            raise
+
+    def _tensor(self, lanes: Shaped[np.ndarray, "l *x"]) -> Shaped[Tensor, "n e *x"]:
+        return torch.from_numpy(lanes).reshape(*self.lanes, *lanes.shape[1:]).to(self.device)
+
+    def _numbers(self, tasks: list[Any]) -> Float[np.ndarray, "n d"]:
+        rows = [numbers(task) for task in tasks]
+        for task, row in zip(tasks, rows, strict=True):
+            if not row or len(row) != self.spec.task_dim:
+                raise UserError(
+                    f"{self.source.name} has the task {described(task)}, which is not the same "
+                    "count of numbers for every task; the oracle needs numbers, arrays, or dicts "
+                    "or lists of them"
+                )
+        return np.array(rows, float)
+
+    @functools.cached_property
+    def _feature_scale(self) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
+        """Mean and standard deviation of each number over 100 training tasks, always the same."""
+        rows = self._numbers(self.source.draw(100, "train", _POOL_SEED))
+        std = rows.std(0)
+        return rows.mean(0), np.where(std > 0, std, 1.0)
+
+
+def check_observations(space: spaces.Space, name: str) -> None:
+    """Refuse observations that do not flatten to a vector.
+
+    Raises:
+        UserError: They do not.
+    """
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        for part in space.values() if isinstance(space, spaces.Dict) else space:
+            check_observations(part, name)
+    elif not isinstance(
+        space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+    ):
+        raise UserError(
+            f"{name} observes {space}, which does not flatten to a vector; expected Box, Discrete, "
+            "MultiDiscrete, MultiBinary, or a Dict or Tuple of them"
+        )
+
+
+def action_bounds(space: spaces.Space, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Flat bounds in the environment's units, each (A,) float64; empty for discrete actions.
+
+    Raises:
+        UserError: The actions are of another kind, or have no bounds.
+    """
+    if isinstance(space, spaces.Discrete):
+        return np.empty(0), np.empty(0)
+    if not isinstance(space, spaces.Box):
+        raise UserError(f"{name} takes actions from {space}; expected a Box or Discrete space")
+    low, high = (bound.astype(np.float64).ravel() for bound in (space.low, space.high))
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise UserError(
+            f"{name} has unbounded actions ({space}); give its Box finite bounds, or wrap it so "
+            "that it has (gymnasium.wrappers.RescaleAction needs them too)"
+        )
+    return low, high

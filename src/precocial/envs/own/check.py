@@ -1,0 +1,557 @@
+"""What is wrong with an environment, found by playing it: ``precocial check-env``.
+
+``check_env`` is for a user's Gymnasium environment, ``check_task_env`` for any family of tasks.
+Everything is compared at the same seed and under the same actions, so that what differs is due to
+the task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from jaxtyping import Bool, Float, Float32, Shaped
+from scipy import stats
+
+from precocial.envs import ENVS, env_config, make_env
+from precocial.envs.own.adapter import (
+    GymTaskEnv,
+    TaskSource,
+    action_bounds,
+    check_observations,
+    equal,
+    resolve,
+)
+from precocial.envs.own.workers import (
+    Copies,
+    EnvError,
+    Factory,
+    Seat,
+    described,
+    method_of,
+    misfit,
+)
+from precocial.types import SPLITS, Split, Step, TaskEnv, Tasks, UserError
+
+
+class Problem(NamedTuple):
+    """Something to repair."""
+
+    code: str
+    """Its kind, e.g. ``task-in-observation``."""
+    message: str
+    """What was seen, and what to do about it."""
+
+
+def check(env: str, horizon: int = 0) -> list[Problem]:
+    """Check what a string names: a registered family, a Gymnasium id or ``module:Class``.
+
+    Args:
+        env: As for ``--env``.
+        horizon: Time limit in steps for an environment that names none, as ``--env-horizon``.
+
+    Raises:
+        UserError: Nothing has that name.
+    """
+    if env not in ENVS:
+        return check_env(resolve(env).factory, horizon)
+    family = make_env(env, env_config(env))
+    try:
+        return check_task_env(family)
+    finally:
+        family.close()
+
+
+# ---- a user's environment ------------------------------------------------------------------
+
+_TASKS = 12
+_SEEDS = 8
+_STEPS = 200
+"""Longest play per check, in steps; whole episodes are followed for up to 1000."""
+
+
+def check_env(factory: Factory, horizon: int = 0) -> list[Problem]:
+    """Everything wrong with a user's environment; stops early where it cannot be played.
+
+    The criterion for a task showing in the observation: at one seed the first observation differs
+    between tasks, and over eight seeds a two-way analysis of variance finds that the task itself,
+    not the start drawn from the seed, moves some component (p < 0.0001 after Bonferroni); or from
+    the first step on some component is a constant of the task under any seed and actions.
+    """
+    problems: list[Problem] = []
+    try:
+        source = TaskSource(factory)
+        problems += _check_contract(source)
+        if not problems:
+            problems += _check_spaces(source)
+        if problems:
+            return problems
+        limit = horizon or source.horizon()
+        if not limit:
+            problems.append(Problem(
+                "no-time-limit", f"{source.name} names no time limit; register it with "
+                "max_episode_steps, wrap it in TimeLimit, set the attribute max_episode_steps, or "
+                "give --env-horizon",
+            ))  # fmt: skip
+        problems += _check_tasks(source, factory)
+        tasks = _distinct(source)
+        problems += _check_get_task(source, tasks)
+        problems += _check_play(factory, limit or 1000, tasks)
+    except EnvError as error:
+        problems.append(Problem(error.code, str(error)))
+    return problems
+
+
+def _check_contract(source: TaskSource) -> Iterator[Problem]:
+    for name in ("sample_tasks", "set_task", "get_task"):
+        if method_of(source.env, name) is None:
+            yield Problem(
+                "contract", f"{source.name} has no {name}; without sample_tasks(n), set_task(task) "
+                "and get_task() there is nothing to adapt to",
+            )  # fmt: skip
+
+
+def _check_spaces(source: TaskSource) -> Iterator[Problem]:
+    try:
+        check_observations(source.env.observation_space, source.name)
+    except UserError as error:
+        yield Problem("observation-space", str(error))
+    try:
+        action_bounds(source.env.action_space, source.name)
+    except UserError as error:
+        yield Problem("action-space", str(error))
+
+
+def _check_tasks(source: TaskSource, factory: Factory) -> Iterator[Problem]:
+    """How tasks are drawn."""
+    first, second = source.draw(_TASKS, "train", 1), TaskSource(factory).draw(_TASKS, "train", 1)
+    if not equal(first, second) or not equal(first, source.draw(_TASKS, "train", 1)):
+        yield Problem(
+            "tasks-not-reproducible", "the same seed drew different tasks; in sample_tasks draw "
+            "from self.np_random, which reset(seed=...) seeds",
+        )  # fmt: skip
+    elif source.finite is None and equal(first, TaskSource(factory).draw(_TASKS, "train", 2)):
+        yield Problem(
+            "same-tasks", "two copies with different seeds drew the same tasks, so that every "
+            "worker would; draw from self.np_random, or where there are only so many tasks give "
+            "the list of all as the attribute `tasks`",
+        )  # fmt: skip
+    if source.takes_split:
+        drawn = {split: source.draw(100, split, 3) for split in SPLITS}
+        for one, other in combinations(SPLITS, 2):
+            if {one, other} == {"test", "shifted"}:
+                continue  # shifted need only be away from training
+            shared = [t for t in drawn[one] if any(equal(t, u) for u in drawn[other])]
+            if shared:
+                yield Problem(
+                    "split-overlap", f"sample_tasks takes a split, but {one} and {other} share "
+                    f"{len(shared)} of 100 tasks, e.g. {described(shared[0])}; keep them apart",
+                )  # fmt: skip
+
+
+def _distinct(source: TaskSource) -> list[Any]:
+    """Up to 12 different training tasks."""
+    found: list[Any] = []
+    for task in source.finite or source.draw(4 * _TASKS, "train", 4):
+        if not any(equal(task, other) for other in found):
+            found.append(task)
+    return found[:_TASKS]
+
+
+def _check_get_task(source: TaskSource, tasks: list[Any]) -> Iterator[Problem]:
+    set_task, get_task = (method_of(source.env, name) for name in ("set_task", "get_task"))
+    assert set_task is not None and get_task is not None
+    for task in tasks:
+        where = f"while get_task is being checked, task {described(task)}"
+        source.call(where, set_task, task)
+        before = source.call(where, get_task)
+        source.call(where, source.env.reset, seed=0)
+        after = source.call(where, get_task)
+        for given, when in ((before, "after set_task"), (after, "after reset")):
+            if not equal(given, task):
+                yield Problem(
+                    "get-task", f"{when} get_task() gave {described(given)}; {described(task)} was "
+                    "set and should stay until the next set_task",
+                )  # fmt: skip
+                return
+
+
+class Play(NamedTuple):
+    """T steps of every task at the same seed and under the same actions; K tasks."""
+
+    obs: Float32[np.ndarray, "t1 k o"]
+    """The reset's observation, then every true successor."""
+    reward: Float32[np.ndarray, "t k"]
+    terminated: Bool[np.ndarray, "t k"]
+    truncated: Bool[np.ndarray, "t k"]
+
+
+def _play(copies: Copies, tasks: list[Any], seed: int, actions: Shaped[np.ndarray, "t *a"]) -> Play:
+    """One task after the other on one copy, so that each finds the same random streams."""
+    columns: list[tuple[np.ndarray, ...]] = []
+    for task in tasks:
+        obs = [copies.reset([Seat(task, seed, 0, 0)])]
+        steps = [copies.step(action[None]) for action in actions]
+        obs += [step.next_obs for step in steps]
+        rest = ([getattr(s, name) for s in steps] for name in Play._fields[1:])
+        columns.append((np.concatenate(obs), *(np.concatenate(c) for c in rest)))
+    return Play(*(np.stack(column, 1) for column in zip(*columns, strict=True)))
+
+
+def _action_sequences(space: spaces.Space, length: int) -> Iterator[Shaped[np.ndarray, "t *a"]]:
+    """Four sequences of random actions, then four of one random action repeated."""
+    space.seed(0)
+    for i in range(8):
+        one = np.asarray(space.sample())
+        rest = [np.asarray(space.sample()) if i < 4 else one for _ in range(length - 1)]
+        yield np.stack([one, *rest])
+
+
+def _check_play(factory: Factory, horizon: int, tasks: list[Any]) -> list[Problem]:
+    """What shows only when the environment is played."""
+    copies = Copies(factory, horizon)
+    copies.reset([Seat(tasks[0], 0, 0, 0)])
+    length = min(horizon, _STEPS)
+    sequences = list(_action_sequences(copies.envs[0].action_space, length))
+    try:
+        plays = [_play(copies, tasks, 10, sequences[0])]
+        problems = [
+            *_check_observations(TaskSource(factory), tasks[0], sequences[0]),
+            *(global_use := list(_check_streams(copies))),
+        ]
+        unsteady = list(_check_reproducible(factory, horizon, tasks, sequences[0], plays[0]))
+        if unsteady:  # whatever else is compared would only show this again
+            return problems + unsteady
+        if not global_use:  # copies that share the global streams do change each other's episodes
+            problems += _check_apart(factory, horizon, tasks, sequences[0], plays[0])
+        problems += _check_time_limit(copies, horizon, tasks)
+        if len(tasks) == 1:
+            return problems
+        for seed, actions in enumerate(sequences[1:], 11):
+            plays.append(_play(copies, tasks, seed, actions))
+            if _differ(plays[-1]) and len(plays) >= 3:
+                break
+        if not any(_differ(play) for play in plays):
+            problems.append(Problem(
+                "task-without-effect", f"set_task changed neither rewards nor transitions: "
+                f"{len(tasks)} tasks gave equal episodes under {len(plays)} sequences of actions "
+                f"of {length} steps; see that step() reads the task (or, where rewards are rare, "
+                "that random actions can reach one)",
+            ))  # fmt: skip
+        problems += _check_leak(copies, tasks, plays)
+        return problems
+    finally:
+        copies.close()
+
+
+def _differ(play: Play) -> bool:
+    """Whether tasks differ in anything after the first observation."""
+    columns = (play.obs[1:], play.reward, play.terminated, play.truncated)
+    return any((column != column[:, :1]).any() for column in columns)
+
+
+def _check_observations(
+    source: TaskSource, task: Any, actions: Shaped[np.ndarray, "t *a"]
+) -> Iterator[Problem]:
+    """Declared dtype and bounds; shapes and finite values are checked at every step anyway."""
+    env, where = source.env, f"while its spaces are being checked, task {described(task)}"
+    space, ended = env.observation_space, False
+    assert source.set_task is not None
+    source.call(where, source.set_task, task)
+    obs = source.call(where, env.reset, seed=0)[0]
+    for step, action in enumerate(actions):
+        when = f"at step {step}" if step else "at reset"
+        if step == 0 or ended or obs not in space:
+            dtypes = _dtypes(space, obs)
+            if dtypes:
+                yield Problem("dtype", f"{when} {dtypes}; return what the space declares")
+                return
+        if misfit(space, obs) is None and obs not in space:
+            yield Problem(
+                "bounds", f"{when} the observation {described(obs)} lies outside {space}; widen "
+                "the space or clip",
+            )  # fmt: skip
+            return
+        if ended:
+            obs, ended = source.call(where, env.reset)[0], False
+        else:
+            obs, _, terminated, truncated, _ = source.call(where, env.step, action)
+            ended = terminated or truncated
+
+
+def _dtypes(space: spaces.Space, obs: Any, name: str = "the observation") -> str:
+    """Which part of ``obs`` has another dtype than its box declares; "" for none."""
+    if isinstance(space, spaces.Dict):
+        return next(filter(None, (_dtypes(space[k], obs[k], f"{name}[{k!r}]") for k in space)), "")
+    if isinstance(space, spaces.Tuple):
+        parts = (
+            _dtypes(s, o, f"{name}[{i}]") for i, (s, o) in enumerate(zip(space, obs, strict=True))
+        )
+        return next(filter(None, parts), "")
+    if isinstance(space, spaces.Box) and np.asarray(obs).dtype != space.dtype:
+        return f"{name} has dtype {np.asarray(obs).dtype}, its space says {space.dtype}"
+    return ""
+
+
+def _check_streams(copies: Copies) -> Iterator[Problem]:
+    """Whether the play just made drew from ``random`` or ``numpy.random``."""
+    used = copies.streams.inside
+    copies.streams.seed(10)
+    fresh = copies.streams.inside
+    for name, one, other in zip(("random", "numpy.random"), used, fresh, strict=True):
+        if repr(one) != repr(other):
+            yield Problem(
+                "global-random", f"reset or step draws from the global {name}; draw from "
+                "self.np_random, or results will depend on the number of workers",
+            )  # fmt: skip
+
+
+def _check_reproducible(
+    factory: Factory, horizon: int, tasks: list[Any], actions: np.ndarray, play: Play
+) -> Iterator[Problem]:
+    """The first task twice on a fresh copy, against the first play of all tasks."""
+    fresh = Copies(factory, horizon)
+    first, again = (_play(fresh, tasks[:1], 10, actions) for _ in range(2))
+    fresh.close()
+    columns = zip(first, again, play, strict=True)
+    if any(not np.array_equal(a, b) or not np.array_equal(a, c[:, :1]) for a, b, c in columns):
+        yield Problem(
+            "not-reproducible", "the same seed, task and actions gave different episodes; in reset "
+            "call super().reset(seed=seed), begin from nothing left over, and draw from "
+            "self.np_random only",
+        )  # fmt: skip
+
+
+def _check_apart(
+    factory: Factory, horizon: int, tasks: list[Any], actions: np.ndarray, play: Play
+) -> Iterator[Problem]:
+    """Two copies with different tasks side by side, against the first task alone."""
+    pair = Copies(factory, horizon)
+    pair.reset([Seat(task, 10, row, 0) for row, task in enumerate(tasks[:2])])
+    together = [pair.step(np.repeat(a[None], len(tasks[:2]), 0)) for a in actions]
+    pair.close()
+    reward, obs = np.stack([s.reward[0] for s in together]), [s.next_obs[0] for s in together]
+    if not np.array_equal(reward, play.reward[:, 0]) or not np.array_equal(obs, play.obs[1:, 0]):
+        yield Problem(
+            "shared-state", "a copy's episodes changed when another copy with another task was "
+            "stepped beside it; keep the task in the instance, not in the class or module",
+        )  # fmt: skip
+
+
+def _check_time_limit(copies: Copies, horizon: int, tasks: list[Any]) -> Iterator[Problem]:
+    """Eight first episodes under different tasks, seeds and actions."""
+    lengths = set()
+    for i, actions in enumerate(_action_sequences(copies.envs[0].action_space, min(horizon, 1000))):
+        copies.reset([Seat(tasks[i % len(tasks)], 20 + i, 0, 0)])
+        steps = ((copies.step(action[None]), n) for n, action in enumerate(actions, 1))
+        ends = ((s.terminated[0], n) for s, n in steps if s.terminated[0] or s.truncated[0])
+        terminated, length = next(ends, (False, 0))
+        if not terminated:  # or no end within 1000 steps
+            return
+        lengths.add(length)
+    if len(lengths) == 1 and max(lengths) > 1:
+        yield Problem(
+            "time-limit", f"all episodes ended as terminated after {max(lengths)} steps, whatever "
+            "the actions; a time limit is `truncated`, or better left to max_episode_steps",
+        )  # fmt: skip
+
+
+def _check_leak(copies: Copies, tasks: list[Any], plays: list[Play]) -> Iterator[Problem]:
+    seeds = range(30, 30 + _SEEDS)
+    rows = [
+        np.concatenate([copies.reset([Seat(task, seed, 0, 0)]) for seed in seeds]) for task in tasks
+    ]
+    first = np.stack(rows)  # (K, S, O)
+    shown = task_components(first)
+    where = "the first observation"
+    if not shown:
+        where = "the observation after the first step"
+        constant = np.ones(first.shape[-1], bool)
+        for play in plays:
+            constant &= (play.obs[1:] == plays[0].obs[1]).all((0, 1))
+        differs = (plays[0].obs[1] != plays[0].obs[1, :1]).any(0)
+        shown = np.flatnonzero(constant & differs).tolist() if len(plays) > 1 else []
+    if shown:
+        yield _leak(where, shown)
+
+
+def _leak(where: str, shown: list[int]) -> Problem:
+    some = ", ".join(map(str, shown[:8])) + (", ..." if len(shown) > 8 else "")
+    return Problem(
+        "task-in-observation", f"{where} tells the task (component {some} of the flattened "
+        "observation differs between tasks at the same seed); remove it: the agent must find the "
+        "task out through reward and transition",
+    )  # fmt: skip
+
+
+def task_components(first: Float[np.ndarray, "k s o"]) -> list[int]:
+    """Components of the first observation that the task moves, over K tasks and S seeds.
+
+    Two-way analysis of variance without replication: the effect of the task against what seed and
+    task do together. Where the start is a constant, any difference counts.
+    """
+    num_tasks, num_seeds, size = first.shape
+    x = first.astype(np.float64) - first.mean((0, 1), dtype=np.float64)
+    by_task, by_seed = x.mean(1, keepdims=True), x.mean(0, keepdims=True)
+    between = num_seeds * (by_task**2).sum((0, 1)) / (num_tasks - 1)
+    rest = ((x - by_task - by_seed) ** 2).sum((0, 1)) / ((num_tasks - 1) * (num_seeds - 1))
+    scale = (x**2).mean((0, 1))
+    ratio = between / np.maximum(rest, 1e-12 * scale + 1e-30)
+    p = stats.f.sf(ratio, num_tasks - 1, (num_tasks - 1) * (num_seeds - 1))
+    differs = (first != first[:1]).any((0, 1))
+    return np.flatnonzero(differs & (p < 1e-4 / size)).tolist()
+
+
+# ---- any family ----------------------------------------------------------------------------
+
+
+def check_task_env(env: TaskEnv) -> list[Problem]:
+    """Everything wrong with a family of tasks: shapes, bounds, seeds, splits, leaks, endings."""
+    if isinstance(env, GymTaskEnv):
+        return check_env(env.factory, env.spec.horizon)
+    return [*_check_family_tasks(env), *_check_family_steps(env), *_check_family_play(env)]
+
+
+def _rng(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _rows(tasks: Tasks) -> list[bytes]:
+    """One comparable value per task."""
+    return [
+        b"".join(v[i].numpy().tobytes() for v in tasks.params.values()) for i in range(tasks.num)
+    ]
+
+
+def _check_family_tasks(env: TaskEnv) -> Iterator[Problem]:
+    drawn: dict[Split, list[bytes]] = {}
+    for seed, split in enumerate(SPLITS):
+        tasks = env.sample_tasks(100, split, _rng(seed))
+        drawn[split] = _rows(tasks)
+        if tasks.num != 100 or any(len(v) != 100 for v in tasks.params.values()):
+            yield Problem("shape", f"100 {split} tasks were asked for; got {tasks.num}")
+        if drawn[split] != _rows(env.sample_tasks(100, split, _rng(seed))):
+            yield Problem("tasks-not-reproducible", f"one generator drew two sets of {split} tasks")
+        features = env.task_features(tasks)
+        if features.shape != (100, env.spec.task_dim) or not features.isfinite().all():
+            yield Problem(
+                "shape", f"task_features has shape {tuple(features.shape)} or is not finite; "
+                f"expected (100, {env.spec.task_dim})",
+            )  # fmt: skip
+    if env.spec.num_tasks is None:
+        if drawn["train"] == _rows(env.sample_tasks(100, "train", _rng(9))):
+            yield Problem("same-tasks", "two generators drew the same tasks")
+        for one, other in combinations(SPLITS, 2):
+            if {one, other} != {"test", "shifted"} and set(drawn[one]) & set(drawn[other]):
+                yield Problem("split-overlap", f"{one} and {other} share tasks")
+
+
+def _actions(env: TaskEnv, n: int, lanes: int, rng: torch.Generator) -> torch.Tensor:
+    """Random raw actions, the same for every task."""
+    spec = env.spec
+    if spec.action_kind == "discrete":
+        one = torch.randint(spec.action_dim, (1, lanes), generator=rng)
+        return one.expand(n, -1).contiguous()
+    return torch.randn((1, lanes, spec.action_dim), generator=rng).expand(n, -1, -1).contiguous()
+
+
+def _check_family_steps(env: TaskEnv) -> Iterator[Problem]:
+    """Shapes, dtypes, endings and bounds over a little more than one time limit."""
+    n, lanes, spec = 3, 4, env.spec
+    tasks = env.sample_tasks(n, "train", _rng(0))
+    obs, rng = env.reset(tasks, lanes, _rng(1)), _rng(2)
+    floats = torch.get_default_dtype()
+    if obs.shape != (n, lanes, spec.obs_dim) or obs.dtype != floats:
+        yield Problem("shape", f"reset gave {tuple(obs.shape)}, {obs.dtype}; expected {floats} "
+                      f"({n}, {lanes}, {spec.obs_dim})")  # fmt: skip
+        return
+    since, moved, kept = torch.zeros(n, lanes, dtype=torch.long), False, True
+    start, seen_end = obs, False
+    for _ in range(spec.horizon + 1):
+        before = env.steps_taken
+        step = env.step(_actions(env, n, lanes, rng))
+        yield from (found := list(_check_step(step, (n, lanes, spec.obs_dim), floats)))
+        if found:
+            return
+        if env.steps_taken - before != n * lanes:
+            yield Problem("steps-taken", f"a step added {env.steps_taken - before} to steps_taken; "
+                          f"expected {n * lanes}")  # fmt: skip
+            return
+        ended = step.terminated | step.truncated
+        since += 1
+        if (since > spec.horizon).any() or ((since == spec.horizon) & ~ended).any():
+            yield Problem("time-limit", f"an episode outlasted its {spec.horizon} steps")
+            return
+        if (step.truncated & (since < spec.horizon)).any():
+            yield Problem("time-limit", f"an episode was truncated before {spec.horizon} steps")
+            return
+        if not torch.equal(step.obs[~ended], step.next_obs[~ended]):
+            yield Problem("next-obs", "obs and next_obs differ where no episode ended")
+            return
+        moved |= not torch.equal(step.next_obs, start)
+        if ended.any():
+            seen_end = True
+            kept &= torch.equal(step.obs[ended], step.next_obs[ended])
+        since[ended] = 0
+    if seen_end and moved and kept:
+        yield Problem("next-obs", "at every ending next_obs is the next episode's observation")
+    env.close()
+
+
+def _check_step(step: Step, shape: tuple[int, int, int], floats: torch.dtype) -> Iterator[Problem]:
+    for name, kind in (
+        ("obs", floats), ("next_obs", floats), ("reward", floats), ("terminated", torch.bool),
+        ("truncated", torch.bool),
+    ):  # fmt: skip
+        value: torch.Tensor = getattr(step, name)
+        expected = shape if name.endswith("obs") else shape[:2]
+        if value.shape != expected or value.dtype != kind:
+            yield Problem("shape", f"{name} is {tuple(value.shape)}, {value.dtype}; expected "
+                          f"{expected}, {kind}")  # fmt: skip
+        elif not value.isfinite().all():
+            yield Problem("not-finite", f"{name} has values that are not finite")
+    if (step.terminated & step.truncated).any():
+        yield Problem("flags", "an ending is both terminated and truncated; termination wins")
+    if any(v.shape != shape[:2] for v in step.info.values()):
+        yield Problem("shape", f"an entry of info is not {shape[:2]}")
+
+
+def _trace(
+    env: TaskEnv, tasks: Tasks, seed: int, length: int, scale: float = 1.0
+) -> list[torch.Tensor]:
+    """First observation, then next_obs, reward and ends of ``length`` steps on four lanes."""
+    seen, rng = [env.reset(tasks, 4, _rng(seed))], _rng(seed + 1)
+    for _ in range(length):
+        action = _actions(env, tasks.num, 4, rng)
+        if env.spec.action_kind == "box":
+            action = action.sign() * scale
+        step = env.step(action)
+        seen += [step.next_obs, step.reward, step.terminated, step.truncated]
+    return seen
+
+
+def _same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    return all(map(torch.equal, a, b))
+
+
+def _check_family_play(env: TaskEnv) -> Iterator[Problem]:
+    """The same seed twice, actions beyond the bounds, and what changes with the task."""
+    tasks = env.sample_tasks(_TASKS, "train", _rng(3))
+    length = min(env.spec.horizon + 1, 50)
+    if not _same(_trace(env, tasks, 4, length), _trace(env, tasks, 4, length)):
+        yield Problem("not-reproducible", "the same generator gave different episodes")
+    wide, wider = (_trace(env, tasks, 4, length, scale) for scale in (1e3, 1e4))
+    if env.spec.action_kind == "box" and not _same(wide, wider):
+        yield Problem("action-bounds", "actions far beyond the bounds are not clipped")
+    ones = [tasks.select(slice(i, i + 1)) for i in range(_TASKS)]
+    played = [_trace(env, one, 6, length) for one in ones]
+    if all(_same(played[0][1:], p[1:]) for p in played):
+        yield Problem("task-without-effect", f"{_TASKS} tasks gave equal episodes")
+    first = np.stack([env.reset(one, _SEEDS, _rng(7))[0].numpy() for one in ones])
+    if shown := task_components(first):
+        yield _leak("the first observation", shown)
+    env.close()

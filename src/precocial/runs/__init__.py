@@ -1,0 +1,1 @@
+"""What decides a run, and the folder that holds it."""

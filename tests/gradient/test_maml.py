@@ -1,0 +1,373 @@
+"""Meta-gradients: closed forms, finite differences of exact objectives, properties."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from jaxtyping import Float  # noqa: F401  (annotations are checked while tests run)
+
+from precocial.algos import ALGOS, build
+from precocial.algos.gradient.maml import MAML, FisherProduct, MAMLConfig
+from precocial.algos.gradient.shared import (
+    Batch,
+    GradientConfig,
+    PolicyConfig,
+    policy_losses,
+    score,
+)
+from precocial.envs.control.point_nav import PointNav, PointNavConfig
+from precocial.nets.mlp import Policy
+from precocial.ops import distributions, params
+from precocial.ops.adaptation import adapt, inner_update
+from precocial.rollout import collect
+from precocial.types import EnvSpec
+
+# ---- an MDP small enough to enumerate ------------------------------------------------------
+
+STATES, ACTIONS = 2, 2
+SPEC = EnvSpec("tiny", STATES, "discrete", ACTIONS, (), (), 3, None, 0)
+
+
+class TinyMDP:
+    """Two states, two actions, deterministic start; every trajectory can be listed."""
+
+    def __init__(self, horizon: int, task: int) -> None:
+        g = torch.Generator().manual_seed(100 + task)
+        self.horizon = horizon
+        self.chance = torch.rand(STATES, ACTIONS, STATES, generator=g) + 0.1
+        self.chance /= self.chance.sum(-1, keepdim=True)
+        self.reward = torch.randn(STATES, ACTIONS, generator=g)
+
+    def trajectories(self):
+        """All (states, actions, environment probability)."""
+        for actions in itertools.product(range(ACTIONS), repeat=self.horizon):
+            for later in itertools.product(range(STATES), repeat=self.horizon - 1):
+                states = (0, *later)
+                weight = 1.0
+                for s, a, z in zip(states, actions, later, strict=False):
+                    weight *= float(self.chance[s, a, z])
+                yield states, actions, weight
+
+    def expected_return(self, log_pi):
+        """Exact expected return of a policy table (S, A) of log-probabilities, gamma 1."""
+        total = 0.0
+        for states, actions, weight in self.trajectories():
+            lp = sum(log_pi[s, a] for s, a in zip(states, actions, strict=True))
+            gain = sum(self.reward[s, a] for s, a in zip(states, actions, strict=True))
+            total = total + weight * lp.exp() * gain
+        return total
+
+
+def linear_policy():
+    policy = Policy(SPEC, (), "tanh", 1.0, False, torch.Generator().manual_seed(1))
+    return policy.double()
+
+
+def table(policy, theta):
+    """Log-probabilities (S, A) under shared parameters."""
+    return policy.dist(theta, torch.eye(STATES))["logits"]
+
+
+def exact_adapted(policy, theta, mdp, lr, steps):
+    """Gradient ascent on the exact expected return, differentiable."""
+    for _ in range(steps):
+        gain = mdp.expected_return(table(policy, theta))
+        grads = torch.autograd.grad(gain, list(theta.values()), create_graph=True)
+        theta = {k: p + lr * g for (k, p), g in zip(theta.items(), grads, strict=True)}
+    return theta
+
+
+def weighted_support(policy, phi, mdp, cfg, baseline=0.3):
+    """Every trajectory as a lane, with its probability under phi folded into reward and advantage.
+
+    The mean over lanes of (weight x per-trajectory loss) is then the exact expectation, so the
+    estimator has no sampling error; only its bias is left.
+    """
+    rows = list(mdp.trajectories())
+    states = torch.tensor([r[0] for r in rows])[None]  # (1, E, T)
+    actions = torch.tensor([r[1] for r in rows])[None]
+    chance = torch.tensor([r[2] for r in rows])
+    with torch.no_grad():
+        lp = table(policy, {k: v[0] for k, v in phi.items()})[states, actions]
+        # Means divide by E*T; the objective is a sum over steps and an expectation.
+        weight = (chance * lp.sum(-1).exp())[:, :, None] * lp.shape[1] * lp.shape[2]
+    reward = mdp.reward[states, actions]
+    to_go = reward.flip(-1).cumsum(-1).flip(-1)
+    first = torch.zeros_like(reward)
+    first[..., 0] = 1
+    flat = lambda x: x.flatten(1, 2)  # noqa: E731
+    obs = torch.nn.functional.one_hot(states, STATES).double()
+    return Batch(
+        flat(obs), flat(actions), policy.dist(phi, flat(obs)), flat(lp),
+        flat(weight * (to_go - baseline)), weight * reward, (weight * baseline).expand_as(reward),
+        first, torch.ones(1, 1, 1),
+    )  # fmt: skip
+
+
+def meta_gradient(estimator, horizon, steps, task, *, first_order=False):
+    """(ours, exact) gradients of the return after adapting, both with exact expectations."""
+    policy, mdp, lr = linear_policy(), TinyMDP(horizon, task), 0.3
+    cfg = GradientConfig(estimator=estimator, inner_lr=lr, inner_steps=steps, gamma=1.0)
+    theta = {k: p.detach().requires_grad_() for k, p in policy.named_parameters()}
+    supports, phi = [], params.expand(theta, 1)
+    for _ in range(steps):
+        supports.append(weighted_support(policy, params.detach(phi), mdp, cfg))
+        [loss] = policy_losses(policy, supports[-1:], cfg)
+        phi = inner_update(loss, phi, lr, second_order=False)
+    losses = policy_losses(policy, supports, cfg)
+    adapted = adapt(losses, params.expand(theta, 1), lr, second_order=not first_order)
+    gain = mdp.expected_return(table(policy, {k: v[0] for k, v in adapted.items()}))
+    ours = params.flatten(
+        dict(zip(theta, torch.autograd.grad(gain, list(theta.values())), strict=True))
+    )
+
+    def objective(vector):
+        leaves = {k: p.requires_grad_() for k, p in params.unflatten(vector, theta).items()}
+        best = exact_adapted(policy, leaves, mdp, lr, steps)
+        return float(mdp.expected_return(table(policy, best)).detach())
+
+    at, h = params.flatten(theta).detach(), 1e-5
+    exact = torch.stack([
+        torch.tensor((objective(at + h * e) - objective(at - h * e)) / (2 * h))
+        for e in torch.eye(len(at))
+    ])  # fmt: skip
+    return ours, exact
+
+
+def relative_error(estimator, horizon, steps, **kwargs):
+    errors = [meta_gradient(estimator, horizon, steps, task, **kwargs) for task in range(3)]
+    return max(float((ours - exact).norm() / exact.norm()) for ours, exact in errors)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("horizon", [1, 2, 3])
+def test_dice_equals_finite_differences_of_the_exact_objective(double, horizon, steps):
+    assert relative_error("dice", horizon, steps) < 1e-6
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_likelihood_ratio_is_exact_at_horizon_one(double, steps):
+    assert relative_error("likelihood-ratio", 1, steps) < 1e-6
+
+
+def test_bias_of_the_estimators_is_known_and_printed(double, capsys):
+    lines = ["relative error of the meta-gradient (worst of 3 tasks)",
+             "horizon K   dice     likelihood-ratio  log-likelihood  first-order"]  # fmt: skip
+    worst = {}
+    for horizon, steps in itertools.product((1, 2, 3), (1, 2)):
+        row = [
+            relative_error(e, horizon, steps)
+            for e in ("dice", "likelihood-ratio", "log-likelihood")
+        ]
+        row.append(relative_error("dice", horizon, steps, first_order=True))
+        worst[horizon, steps] = row
+        lines.append(
+            f"{horizon:7} {steps}  {row[0]:.1e}  {row[1]:16.3f}  {row[2]:14.3f}  {row[3]:11.3f}"
+        )
+    with capsys.disabled():
+        print("\n" + "\n".join(lines))
+    for (horizon, _), (dice, ratio, likelihood, first_order) in worst.items():
+        assert dice < 1e-6
+        assert likelihood > 0.01
+        assert first_order > 0.01
+        assert ratio < 1e-6 if horizon == 1 else ratio > 1e-4
+
+
+# ---- quadratic losses -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_quadratic_losses_have_the_closed_form_meta_gradient(double, first_order):
+    # L_i = |theta - c_i|^2 / 2: phi = theta - alpha (theta - c), so the meta-gradient is
+    # (1 - alpha)^2 (theta - mean c), first-order (1 - alpha) (theta - mean c).
+    centres, alpha = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), 0.3
+    theta = {"x": torch.tensor([1.0, -2.0, 0.5], requires_grad=True)}
+
+    def loss(phi):
+        return 0.5 * (phi["x"] - centres).square().sum(1)
+
+    phi = adapt([loss], params.expand(theta, 4), alpha, second_order=not first_order)
+    ours = torch.autograd.grad(loss(phi).mean(), theta["x"])[0]
+    power = 1 if first_order else 2
+    assert torch.allclose(ours, (1 - alpha) ** power * (theta["x"] - centres.mean(0)))
+
+
+# ---- properties -----------------------------------------------------------------------------
+
+
+def support(n=6, e=4, seed=0, cfg=None, horizon=10):
+    """A policy, data of n tasks and the tasks."""
+    env = PointNav(PointNavConfig(horizon=horizon))
+    rng = torch.Generator().manual_seed(seed)
+    maml = MAML(cfg or MAMLConfig(num_tasks=n, episodes_per_task=e, hidden=(8, 8)), env.spec, rng)
+    tasks = env.sample_tasks(n, "train", rng)
+    return maml, env, tasks, maml.collect_stages(env, tasks, rng)
+
+
+def test_adapted_parameters_do_not_depend_on_the_other_tasks():
+    maml, _, _, stages = support()
+    batch, cfg = stages.batches[0], maml.cfg
+
+    def updated(data):
+        [loss] = policy_losses(maml.policy, [data], cfg)
+        phi = params.expand(maml.policy.theta, data.obs.shape[0])
+        return inner_update(loss, phi, 0.1, second_order=False)
+
+    together = updated(batch)
+    order = torch.tensor([3, 1, 2, 0, 5, 4])
+    other = Batch(
+        *[
+            x[order] if not isinstance(x, dict) else {k: v[order] for k, v in x.items()}
+            for x in batch
+        ]
+    )
+    permuted, alone = updated(other), updated(batch.select(slice(0, 1)))
+    for k in together:
+        assert torch.equal(together[k][order], permuted[k])
+        assert torch.equal(together[k][:1], alone[k])
+
+
+def test_inner_rate_zero_is_the_identity():
+    maml, _, _, stages = support()
+    phi = params.expand(maml.policy.theta, 6)
+    [loss] = policy_losses(maml.policy, stages.batches[:1], maml.cfg)
+    new = inner_update(loss, phi, 0.0, second_order=False)
+    assert all(torch.equal(new[k], phi[k]) for k in phi)
+
+
+def test_the_ratio_is_one_before_any_update():
+    maml, _, _, stages = support()
+    *supports, query = stages.batches
+    dist = maml.policy.dist(stages.phi, query.obs)
+    assert torch.allclose(distributions.log_prob(dist, query.action), query.log_prob, atol=1e-5)
+    loss, kl = maml.outer_loss(maml.policy.theta, supports, query, second_order=False)
+    assert loss.abs().max() < 1e-5  # the mean of normalised advantages
+    assert kl.abs().max() < 1e-6
+
+
+def test_fisher_product_is_the_hessian_of_the_kl_through_the_adaptation(double):
+    cfg = MAMLConfig(num_tasks=2, episodes_per_task=3, hidden=(3,), fisher_every=1, damping=0.0)
+    maml, _, _, stages = support(2, cfg=cfg, horizon=4)
+    maml.policy.double()
+    *supports, query = stages.batches
+    theta = params.detach(maml.policy.theta)
+    losses = policy_losses(maml.policy, supports, cfg)
+    phi = adapt(losses, params.expand(theta, 2), cfg.inner_lr, second_order=False)
+    query = query._replace(dist=distributions_of(maml, phi, query))
+
+    def divergence(vector):
+        leaves = params.unflatten(vector, theta)
+        return maml.outer_loss(leaves, supports, query, second_order=True)[1].mean()
+
+    hessian = torch.autograd.functional.hessian(divergence, params.flatten(theta))
+    v = torch.randn(len(hessian), generator=torch.Generator().manual_seed(5))
+    ours = FisherProduct(maml, supports, query)(v)
+    assert torch.allclose(ours, hessian @ v, rtol=1e-6, atol=1e-9)
+
+
+def distributions_of(maml, phi, query):
+    return params.detach(maml.policy.dist(phi, query.obs))
+
+
+def test_outer_gradient_equals_finite_differences(double):
+    cfg = MAMLConfig(num_tasks=2, episodes_per_task=3, hidden=(3,), inner_steps=3)
+    maml, _, _, stages = support(2, cfg=cfg, horizon=4)
+    maml.policy.double()
+    *supports, query = stages.batches
+    gradient, _ = maml.outer_gradient(maml.policy.theta, supports, query)
+    at = params.flatten(maml.policy.theta).detach()
+    v = torch.randn(len(at), generator=torch.Generator().manual_seed(5))
+
+    def loss(vector):
+        leaves = {
+            k: p.requires_grad_() for k, p in params.unflatten(vector, maml.policy.theta).items()
+        }
+        return float(
+            maml.outer_loss(leaves, supports, query, second_order=False)[0].mean().detach()
+        )
+
+    h = 1e-6
+    slope = (loss(at + h * v) - loss(at - h * v)) / (2 * h)
+    assert slope == pytest.approx(float(params.flatten(gradient) @ v), rel=1e-5)
+
+
+def test_trust_region_step_stays_within_the_limit_and_improves():
+    maml, _, _, stages = support(8, 10)
+    *supports, query = stages.batches
+    metrics = maml.trust_region_step(supports, query)
+    assert 0 < metrics["loss/kl"] <= maml.cfg.max_kl
+    assert metrics["loss/outer_after"] < metrics["loss/outer"]
+
+
+BY_GRADIENT = [n for n, e in ALGOS.items() if isinstance(e.config, PolicyConfig) and n != "oracle"]
+
+
+@pytest.mark.parametrize("name", BY_GRADIENT)
+@pytest.mark.parametrize("family", ["point-nav", "cart-pole"])
+def test_every_algorithm_updates_saves_and_adapts(name, family, rng):
+    from precocial.envs import ENVS
+
+    env = ENVS[family].cls(ENVS[family].config(horizon=8))
+    cfg = replace(ALGOS[name].config, num_tasks=3, episodes_per_task=4, hidden=(8,))
+    algo = build(cfg, env.spec, rng)
+    tasks = env.sample_tasks(3, "train", rng)
+    before = params.flatten(algo.policy.theta).detach().clone()
+    metrics = algo.meta_update(env, tasks, rng)
+    assert all(isinstance(v, float) for v in metrics.values())
+    assert not torch.equal(before, params.flatten(algo.policy.theta))
+    twin = build(cfg, env.spec, torch.Generator().manual_seed(99))
+    twin.load_state_dict(algo.state_dict())
+    assert torch.equal(params.flatten(algo.policy.theta), params.flatten(twin.policy.theta))
+    theta = params.flatten(algo.policy.theta).detach().clone()
+    learner = algo.learner(3, 4, rng)
+    collect(env, tasks, learner, 4, 8, rng)
+    learner.adapt()
+    assert learner.params["bias_0"].shape[0] == 3
+    assert not torch.equal(learner.params["bias_0"][0], learner.params["bias_0"][1])
+    assert torch.equal(theta, params.flatten(algo.policy.theta))  # training saw nothing of it
+
+
+def test_three_inner_steps_resample_each_time(rng):
+    *_, stages = support(cfg=MAMLConfig(num_tasks=6, episodes_per_task=4, inner_steps=3))
+    assert len(stages.rollouts) == 4
+    actions = [r.action for r in stages.rollouts]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(actions, 2))
+    assert "episode_reward_mean_adapt_3" in stages.metrics()
+
+
+def test_reptile_moves_towards_the_mean_of_the_adapted_parameters(rng):
+    env = PointNav(PointNavConfig(horizon=8))
+    cfg = replace(ALGOS["reptile"].config, num_tasks=3, episodes_per_task=4, outer_lr=1.0)
+    algo = build(cfg, env.spec, rng)
+    tasks = env.sample_tasks(3, "train", rng)
+    kept = {}
+    inner = algo.collect_stages
+    algo.collect_stages = lambda *a, **k: kept.setdefault("stages", inner(*a, **k))
+    algo.meta_update(env, tasks, rng)
+    mean = {k: v.mean(0) for k, v in kept["stages"].phi.items()}
+    assert torch.allclose(params.flatten(mean), params.flatten(algo.policy.theta), atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_reptile_tasks_do_not_share_optimiser_state(optimizer, rng):
+    env = PointNav(PointNavConfig(horizon=8))
+    cfg = replace(
+        ALGOS["reptile"].config, num_tasks=3, episodes_per_task=4, inner_optimizer=optimizer,
+        inner_epochs=3,
+    )  # fmt: skip
+    algo = build(cfg, env.spec, rng)
+    tasks = env.sample_tasks(3, "train", rng)
+    stages = algo.collect_stages(env, tasks, rng)
+    batch, theta = stages.batches[0], params.expand(algo.policy.theta, 3)
+    together = algo.make_update()(theta, batch, 0.1)
+    alone = algo.make_update()(params.expand(algo.policy.theta, 1), batch.select(slice(1, 2)), 0.1)
+    for k in together:
+        assert torch.allclose(together[k][1:2], alone[k], atol=1e-6)
+
+
+def test_scored_data_keep_episodes_together(rng):
+    _, _, _, stages = support()
+    batch = score(stages.rollouts[0], MAMLConfig())
+    assert batch.first[..., 0].all()
+    assert batch.advantage.shape == (6, 40)
