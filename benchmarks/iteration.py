@@ -27,8 +27,9 @@ def main() -> None:
     args = parser.parse_args()
     import torch
 
+    from precocial.runs.folder import build_algorithm, build_env
+    from precocial.runs.plan import plan
     from precocial.seeding import generator
-    from precocial.training import build_algorithm, build_env, plan
 
     p = plan("maml", "point-nav", num_tasks=20)
     env = build_env(p)

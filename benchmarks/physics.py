@@ -29,8 +29,9 @@ from precocial.envs.mujoco.half_cheetah_slope import HalfCheetahSlope, HalfCheet
 from precocial.nets.mlp import Policy
 from precocial.ops.params import expand
 from precocial.rollout import collect
+from precocial.runs.folder import build_algorithm, build_env
+from precocial.runs.plan import plan
 from precocial.seeding import generator
-from precocial.training import build_algorithm, build_env, plan
 
 
 class OwnModel(HalfCheetahDir):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from precocial.library import expand_runs
+from precocial.runs.folder import expand_runs
 from precocial.runs.rows import read_rows
 
 

@@ -54,8 +54,8 @@ def test_act_observe_adapt_in_a_loop_of_ones_own(family, gym_id, tmp_path):
 def test_a_loop_of_ones_own_adapts_like_the_evaluation(tmp_path):
     """The same transitions through ``Agent`` and through ``collect`` give the same parameters."""
     from precocial.rollout import collect
+    from precocial.runs.folder import load_algorithm
     from precocial.seeding import generator
-    from precocial.training import load_algorithm
 
     folder = precocial.train("maml", "point-nav", out=tmp_path / "run", env_horizon=20, **SMALL)
     _, env, algorithm, _ = load_algorithm(folder)

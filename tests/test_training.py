@@ -18,9 +18,11 @@ from precocial.algos import ALGOS
 from precocial.algos.gradient.online_maml import OnlineMAMLConfig
 from precocial.envs import ENVS
 from precocial.runs import checkpoint
+from precocial.runs.folder import create_folder, read_plan
+from precocial.runs.plan import plan
 from precocial.runs.rows import read_rows
 from precocial.seeding import derive, generator
-from precocial.training import Loop, create_folder, plan, read_plan, run
+from precocial.training import Loop, run
 from precocial.types import UserError
 
 SMALL = {

@@ -12,9 +12,9 @@ __all__ = ["UserError", "__version__", "evaluate", "load", "load_agent", "train"
 
 _HOMES = {
     "train": "precocial.training",
-    "evaluate": "precocial.library",
-    "load": "precocial.library",
-    "load_agent": "precocial.library",
+    "evaluate": "precocial.evaluation.table",
+    "load": "precocial.agent",
+    "load_agent": "precocial.agent",
     "UserError": "precocial.errors",
 }
 

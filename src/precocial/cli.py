@@ -98,13 +98,9 @@ class Resume:
 
 def train(args: list[str]) -> int:
     """``precocial train``."""
-    from precocial.training import (
-        create_folder,
-        plan,
-        require_fit,
-        run,
-        with_overrides,
-    )
+    from precocial.runs.folder import create_folder, require_fit
+    from precocial.runs.plan import plan, with_overrides
+    from precocial.training import run
 
     if any(a.split("=")[0] == "--resume" for a in args):
         return resume(args[1:] if _is_algo(args[0]) else args)
@@ -163,7 +159,7 @@ def _finish(run: Any, folder: Path, iterations: int | None = None) -> None:
 
 def resume(args: list[str]) -> int:
     """``precocial train --resume``."""
-    from precocial.library import expand_runs
+    from precocial.runs.folder import expand_runs
     from precocial.training import run
 
     flags = parse(Resume, args, "precocial train --resume DIR")
@@ -246,7 +242,7 @@ def evaluate(args: list[str]) -> int:
             raise UserError(f"--{name} is {value}; expected {low} or more")
     if flags.updates is not None and flags.episodes is not None:
         raise UserError("--updates and --episodes were both given; expected one of them")
-    from precocial.library import evaluate as run_evaluation
+    from precocial.evaluation.table import evaluate as run_evaluation
 
     result = run_evaluation(
         list(flags.runs), split=flags.split, tasks=flags.tasks, lanes=flags.lanes,
@@ -414,8 +410,8 @@ def watch(args: list[str]) -> int:
         value = getattr(flags, name)
         if value is not None and value < low:
             raise UserError(f"--{name} is {value}; expected {low} or more")
-    from precocial.library import expand_runs, film
-    from precocial.training import read_plan
+    from precocial.runs.folder import expand_runs, read_plan
+    from precocial.watching.camera import film
     from precocial.watching.show import check_output, show, stage_label, write
 
     if flags.out is not None:

@@ -258,3 +258,32 @@ class Algorithm(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Diagnosis(Protocol):
+    """What one kind of algorithm alone can say of a rollout, such as how well a model predicts."""
+
+    @property
+    def key(self) -> str:
+        """Its name in the result of ``eval``."""
+        ...
+
+    @property
+    def reference_key(self) -> str:
+        """The name of what references say of the same rollouts."""
+        ...
+
+    @staticmethod
+    def summarise(parts: list[Any]) -> dict[str, Any]:
+        """Several of its kind, of one run each, as JSON."""
+        ...
+
+
+@runtime_checkable
+class Diagnosing(Protocol):
+    """An algorithm that has more to say of an evaluation than returns."""
+
+    def diagnose(self, rollout: Rollout) -> Diagnosis:
+        """Look at what was met on N tasks, whoever acted."""
+        ...

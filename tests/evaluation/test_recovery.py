@@ -7,18 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from precocial.algos.model.shared import ModelErrors
+from precocial.agent import load
+from precocial.algos.model.errors import ModelErrors
 from precocial.cli import main
-from precocial.evaluation.curve import (
-    Recovery,
-    adaptation_curve,
-    recovery,
-    summarise_errors,
-    summarise_recovery,
-)
-from precocial.library import evaluate, load
+from precocial.evaluation.curve import adaptation_curve
+from precocial.evaluation.recovery import Recovery, recovery, summarise_recovery
+from precocial.evaluation.table import evaluate
+from precocial.runs.folder import read_plan
 from precocial.seeding import generator
-from precocial.training import read_plan
 from precocial.types import Rollout
 
 
@@ -71,14 +67,14 @@ def test_sums_that_half_of_the_tasks_lack_are_not_shown():
 def test_errors_are_means_over_the_tasks_that_have_one():
     curve = np.array([[1.0, 0.8, np.nan], [1.0, 0.2, np.nan]])
     errors = ModelErrors(np.array([1.0, 0.5, np.nan]), np.array([0.4, 0.1, np.nan]), "start", curve)
-    found = summarise_errors([errors, errors])
+    found = ModelErrors.summarise([errors, errors])
     assert found["unadapted"] == pytest.approx(0.75) and found["adapted"] == pytest.approx(0.25)
     assert found["drop"] == pytest.approx(0.5)
     assert found["drop_ci95"][0] >= 0.4 - 1e-9 and found["drop_ci95"][1] <= 0.6 + 1e-9
     assert found["by_transitions"]["transitions"] == [0, 1]
     nothing = ModelErrors(np.full(2, np.nan), np.full(2, np.nan), "start", curve)
-    assert summarise_errors([nothing])["adapted"] is None
-    json.dumps(summarise_errors([nothing]))
+    assert ModelErrors.summarise([nothing])["adapted"] is None
+    json.dumps(ModelErrors.summarise([nothing]))
 
 
 TINY = [
@@ -143,7 +139,7 @@ def met_by(run, num_tasks):
 
 def error_on(run, rollout):
     """The mean error of a run's model, adapted, on what someone met."""
-    return pytest.approx(load(run).algorithm.model_error(rollout).adapted.mean(), rel=1e-5)
+    return pytest.approx(load(run).algorithm.diagnose(rollout).adapted.mean(), rel=1e-5)
 
 
 def test_references_are_scored_on_what_the_runs_in_question_met(runs):

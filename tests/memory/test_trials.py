@@ -18,7 +18,9 @@ from precocial.ops.distributions import log_prob
 from precocial.ops.elbo import chain_kl, log_likelihood
 from precocial.ops.losses import masked_mean
 from precocial.ops.returns import episode_index, episode_returns, last_valid
-from precocial.training import load_algorithm, plan, run, train
+from precocial.runs.folder import load_algorithm
+from precocial.runs.plan import plan
+from precocial.training import run, train
 from precocial.types import Rollout, Step, UserError
 
 MEMORIES = ["gru", "lstm", "transformer"]
@@ -466,7 +468,7 @@ def test_a_run_with_bfloat16_is_evaluated_without(tmp_path, monkeypatch):
     if not bfloat16_supported():
         pytest.skip("no bfloat16 here")
     train("rl2", "bandit", out=tmp_path / "run", quiet=True, precision="bfloat16", **TINY)
-    monkeypatch.setattr("precocial.training.bfloat16_supported", lambda: False)
+    monkeypatch.setattr("precocial.runs.folder.bfloat16_supported", lambda: False)
     assert load_algorithm(tmp_path / "run")[3] == TINY["iterations"]
     with pytest.raises(UserError, match="bfloat16"):
         run(tmp_path / "run", 9, quiet=True)

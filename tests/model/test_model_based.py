@@ -590,7 +590,7 @@ def test_errors_do_not_depend_on_the_policys_units():
     found = []
     for env, factor in ((HiddenGain(), 1), (Doubled(), 2)):
         algorithm = fed(small("grbal", env), rollout)
-        found.append(algorithm.model_error(rollout._replace(action=factor * rollout.action)))
+        found.append(algorithm.diagnose(rollout._replace(action=factor * rollout.action)))
     np.testing.assert_array_equal(found[0].adapted, found[1].adapted)
 
 
@@ -616,12 +616,12 @@ def test_permuting_tasks_permutes_model_errors(name):
     env = HiddenGain(HiddenGainConfig(horizon=40, switch_at=20))
     algorithm = trained(name, env)
     rollout = rollout_of(env, steps=40)
-    errors = algorithm.model_error(rollout)
+    errors = algorithm.diagnose(rollout)
     assert errors.since == "switch" and errors.by_transitions.shape == (2, 33)
     flipped = type(rollout)(*(x.flip(0) for x in rollout[:-1]), {
         k: v.flip(0) for k, v in rollout.extra.items()
     })  # fmt: skip
-    again = algorithm.model_error(flipped)
+    again = algorithm.diagnose(flipped)
     np.testing.assert_allclose(errors.adapted[::-1], again.adapted, rtol=1e-4)
     np.testing.assert_allclose(errors.unadapted[::-1], again.unadapted, rtol=1e-4)
     if name == "mb-mpc":
@@ -634,7 +634,7 @@ def test_a_model_that_predicts_nothing_has_the_error_of_a_guess():
     algorithm = small("mb-mpc", env)
     for p in algorithm.model.parameters():
         p.data.zero_()
-    errors = algorithm.model_error(rollout_of(env, steps=60))
+    errors = algorithm.diagnose(rollout_of(env, steps=60))
     assert errors.unadapted.mean() == pytest.approx(1.0, abs=0.15)
 
 
@@ -734,7 +734,7 @@ def moves_and_errors(switched=None, ended=(), diverged=()):
         spec(obs=1, action=1), rng(),
     )  # fmt: skip
     algorithm.adapter = LastMove
-    return move.double().numpy(), algorithm.model_error(rollout)
+    return move.double().numpy(), algorithm.diagnose(rollout)
 
 
 def check_errors(move, errors, counted, opening):

@@ -13,8 +13,8 @@ from precocial.cli import main
 from precocial.envs.grid.grid_world import GridWorld
 from precocial.envs.picture import PALETTE, Picture
 from precocial.errors import UserError
-from precocial.library import film
 from precocial.types import Tasks
+from precocial.watching.camera import film
 from precocial.watching.show import check_output, show, side_by_side, stage_label, write
 
 

@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from precocial.algos.model.shared import ModelErrors
-from precocial.ops.returns import episode_index, episode_returns, first_episode_return
+from precocial.evaluation.recovery import Recovery, recovery
+from precocial.ops.returns import episode_returns, first_episode_return
 from precocial.rollout import collect
 from precocial.seeding import generator
-from precocial.statistics import bootstrap_interval, interquartile_mean
 from precocial.types import Algorithm, Learner, Rollout, Step, TaskEnv, Tasks
-
-RESAMPLED_VALUES = 4_000_000
-
-
-class Recovery(NamedTuple):
-    """What a run earned before, at and after the world changed during an episode."""
-
-    every: int
-    """Steps that a return is summed over."""
-    start: list[int]
-    """First step of every sum, counted from the change."""
-    returns: np.ndarray
-    """(N, bins): mean over lanes; NaN where no lane of the task was in its episode then."""
 
 
 class Curve(NamedTuple):
@@ -141,113 +127,3 @@ def _trial(rollout: Rollout, stages: int) -> tuple[np.ndarray, np.ndarray]:
         table.append(hits.float().mean(1))
     lengths = episode_returns(torch.ones_like(rollout.reward), ended, stages).sum((0, 1))
     return torch.stack(table).cpu().double().numpy(), lengths.cpu().double().numpy()
-
-
-def recovery(rollout: Rollout, horizon: int) -> Recovery:
-    """Returns per 50 steps (per twentieth of an episode shorter than 400) around the change.
-
-    Of the first episode of every lane, in whole sums; a lane that ended early earns nothing for the
-    rest of the horizon, one that ended before the change is left out.
-    """
-    every = 50 if horizon >= 400 else max(1, horizon // 20)
-    first = episode_index(rollout.terminated | rollout.truncated)[..., :horizon] == 0
-    reward = (rollout.reward[..., :horizon] * first).cpu().double().numpy()
-    switched = (rollout.extra["info/switched"][..., :horizon].bool() & first).cpu().numpy()
-    missing = horizon - reward.shape[-1]
-    reward = np.pad(reward, ((0, 0), (0, 0), (0, missing)))
-    at = np.where(switched.any(-1), switched.argmax(-1), -1)  # (N, E)
-    bins = range(-(horizon // every), horizon // every)
-    total = np.concatenate([np.zeros((*at.shape, 1)), reward.cumsum(-1)], -1)
-    columns = []
-    for k in bins:
-        begin, end = at + k * every, at + (k + 1) * every
-        whole = (at >= 0) & (begin >= 0) & (end <= horizon)
-        picked = [np.take_along_axis(total, np.clip(x, 0, horizon)[..., None], -1)[..., 0]
-                  for x in (begin, end)]  # fmt: skip
-        earned = np.where(whole, picked[1] - picked[0], 0.0).sum(1)
-        count = whole.sum(1)
-        columns.append(np.where(count > 0, earned / np.maximum(count, 1), np.nan))
-    return Recovery(every, [k * every for k in bins], np.stack(columns, -1))
-
-
-def summarise(curves: list[Curve], *, intervals: bool = True) -> dict[str, Any]:
-    """The curve over seeds as the JSON of ``eval`` holds it.
-
-    ``ci95`` is the 95 % bootstrap interval of the interquartile mean: over tasks for one run, over
-    seeds and tasks for several. References are scored without (``intervals`` False).
-    """
-    scores = np.stack([c.returns for c in curves])  # (S, N, stages)
-    hits = [c.success for c in curves if c.success is not None]
-    success = np.stack(hits) if hits else None
-    stages = []
-    # Fewer resamples where there are very many scores, whose interval is narrow anyway.
-    resamples = int(np.clip(RESAMPLED_VALUES // scores[..., 0].size, 50, 2000))
-    for k in range(scores.shape[-1]):
-        row: dict[str, Any] = {
-            "stage": k,
-            "episodes_seen": curves[0].episodes_seen[k],
-            "env_steps_seen": curves[0].env_steps_seen[k],
-            "return_mean": float(scores[:, :, k].mean()),
-            "return_iqm": interquartile_mean(scores[:, :, k].ravel()),
-            "seed_means": [float(x) for x in scores[:, :, k].mean(1)],
-        }
-        if intervals:
-            row["ci95"] = list(bootstrap_interval(scores[:, :, k], resamples))
-        if success is not None:
-            row["success_rate"] = float(success[:, :, k].mean())
-        stages.append(row)
-    per_task = scores.mean(0)[:1000]
-    around = [c.recovery for c in curves if c.recovery is not None]
-    return ({"recovery": summarise_recovery(around)} if around else {}) | {
-        "stages": stages,
-        "per_task_return": [[float(x) for x in row] for row in per_task],
-        "success_rate": stages[-1].get("success_rate"),
-    }
-
-
-COMMON = 0.5
-"""Share of the tasks that a sum around the change must exist for, to be shown."""
-
-
-def summarise_recovery(parts: list[Recovery]) -> dict[str, Any]:
-    """Mean over seeds and tasks of every sum, with its bootstrap interval."""
-    table = np.stack([part.returns for part in parts])  # (S, N, bins)
-    known = np.isfinite(table)
-    shown = np.flatnonzero(known.mean((0, 1)) >= COMMON)
-    rows: dict[str, Any] = {"every": parts[0].every, "start": [], "return": [], "ci95": []}
-    for k in shown:
-        tasks = known[..., k].all(0)
-        if not tasks.any():
-            continue
-        column = table[:, tasks, k]
-        rows["start"].append(parts[0].start[k])
-        rows["return"].append(float(column.mean()))
-        rows["ci95"].append(list(bootstrap_interval(column, 1000, trim=False)))
-    return rows
-
-
-def summarise_errors(errors: list[ModelErrors]) -> dict[str, Any]:
-    """Next-state error before and after adapting, and what adapting takes off it.
-
-    Means over the tasks on which every seed has an error, with bootstrap intervals over seeds and
-    tasks; None where there is nothing to count.
-    """
-    table = np.stack([(e.unadapted, e.adapted, e.unadapted - e.adapted) for e in errors], 1)
-    table = table[..., np.isfinite(table).all((0, 1))]  # (3, S, N)
-    out: dict[str, Any] = {}
-    for name, values in zip(("unadapted", "adapted", "drop"), table, strict=True):
-        some = bool(values.size)
-        out[name] = float(values.mean()) if some else None
-        out[f"{name}_ci95"] = list(bootstrap_interval(values, 1000, trim=False)) if some else None
-        out[f"{name}_seeds"] = [float(x) for x in values.mean(1)] if some else []
-    curves = np.stack([e.by_transitions for e in errors])  # (S, 2, A)
-    known = np.isfinite(curves).all((0, 1))
-    unadapted, adapted = curves[..., known].mean(0)
-    return out | {
-        "by_transitions": {
-            "since": errors[0].since,
-            "transitions": [int(age) for age in np.flatnonzero(known)],
-            "unadapted": [float(x) for x in unadapted],
-            "adapted": [float(x) for x in adapted],
-        }
-    }

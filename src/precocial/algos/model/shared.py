@@ -13,13 +13,13 @@ import copy
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from precocial.algos.model.errors import ModelErrors
 from precocial.checks import at_least, positive, widths
 from precocial.nets.dynamics import Dynamics
 from precocial.ops.losses import masked_mean
@@ -306,20 +306,6 @@ SETTLED = 16
 method, so that they compare."""
 
 
-class ModelErrors(NamedTuple):
-    """Next-state error, in standard deviations of the state's change over a step."""
-
-    unadapted: np.ndarray
-    """(N,): root mean square over state, lanes and steps, by the model as an episode begins;
-    NaN where no transition counts."""
-    adapted: np.ndarray
-    """(N,): of the very same steps, by the model as it had adapted until then."""
-    since: Literal["start", "switch"]
-    """What transitions are counted from: the episode's start, or the change of the world in it."""
-    by_transitions: np.ndarray
-    """(2, A): unadapted and adapted error after 0, 1, ... transitions; NaN where none was so."""
-
-
 class ModelBased:
     """The outer loop. A method adds ``adapter`` and ``loss``."""
 
@@ -416,7 +402,7 @@ class ModelBased:
         return metrics | {f"loss/{k}": float(v) / cfg.model_updates for k, v in totals.items()}
 
     @torch.no_grad()
-    def model_error(self, rollout: Rollout) -> ModelErrors:
+    def diagnose(self, rollout: Rollout) -> ModelErrors:
         """How well the model predicts what happened on each task, whoever acted.
 
         Counted are transitions of a lane's first episode after at least 16 others; where the world

@@ -1,0 +1,48 @@
+"""Curves of several seeds as the JSON of ``eval`` holds them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from precocial.evaluation.curve import Curve
+from precocial.evaluation.recovery import summarise_recovery
+from precocial.statistics import bootstrap_interval, interquartile_mean
+
+RESAMPLED_VALUES = 4_000_000
+
+
+def summarise(curves: list[Curve], *, intervals: bool = True) -> dict[str, Any]:
+    """The curve over seeds as the JSON of ``eval`` holds it.
+
+    ``ci95`` is the 95 % bootstrap interval of the interquartile mean: over tasks for one run, over
+    seeds and tasks for several. References are scored without (``intervals`` False).
+    """
+    scores = np.stack([c.returns for c in curves])  # (S, N, stages)
+    hits = [c.success for c in curves if c.success is not None]
+    success = np.stack(hits) if hits else None
+    stages = []
+    # Fewer resamples where there are very many scores, whose interval is narrow anyway.
+    resamples = int(np.clip(RESAMPLED_VALUES // scores[..., 0].size, 50, 2000))
+    for k in range(scores.shape[-1]):
+        row: dict[str, Any] = {
+            "stage": k,
+            "episodes_seen": curves[0].episodes_seen[k],
+            "env_steps_seen": curves[0].env_steps_seen[k],
+            "return_mean": float(scores[:, :, k].mean()),
+            "return_iqm": interquartile_mean(scores[:, :, k].ravel()),
+            "seed_means": [float(x) for x in scores[:, :, k].mean(1)],
+        }
+        if intervals:
+            row["ci95"] = list(bootstrap_interval(scores[:, :, k], resamples))
+        if success is not None:
+            row["success_rate"] = float(success[:, :, k].mean())
+        stages.append(row)
+    per_task = scores.mean(0)[:1000]
+    around = [c.recovery for c in curves if c.recovery is not None]
+    return ({"recovery": summarise_recovery(around)} if around else {}) | {
+        "stages": stages,
+        "per_task_return": [[float(x) for x in row] for row in per_task],
+        "success_rate": stages[-1].get("success_rate"),
+    }

@@ -1,0 +1,239 @@
+"""Runs and references, scored on the same tasks, as one result."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils._pytree import tree_map
+
+from precocial.algos import CLASSES
+from precocial.envs import SAME_TASKS
+from precocial.evaluation.curve import Curve, adaptation_curve
+from precocial.evaluation.summary import summarise
+from precocial.presets import JOINT
+from precocial.runs.folder import expand_runs, load_algorithm, read_plan
+from precocial.runs.plan import Plan
+from precocial.seeding import generator
+from precocial.statistics import bootstrap_interval
+from precocial.types import Diagnosing, Diagnosis, Rollout, Split, UserError
+
+
+def evaluate(
+    folders: list[Path | str] | Path | str,
+    *,
+    split: Split = "test",
+    tasks: int = 40,
+    lanes: int | None = None,
+    updates: int | None = None,
+    episodes: int | None = None,
+    greedy: bool = False,
+    adapt_lrs: tuple[float, ...] = (),
+    which: str = "last",
+    references: list[Path | str] | None = None,
+    seed: int = 0,
+    keep: bool = True,
+) -> dict[str, Any]:
+    """The adaptation curve of one run, or of several seeds of it, on held-out tasks.
+
+    Args:
+        folders: Run folders, or a parent of ``seed-S`` folders.
+        split: ``train``, ``valid``, ``test`` or ``shifted``.
+        tasks: Number of tasks (N), the same for every run.
+        lanes: Episodes per task and stage (E), for references too; default as in training.
+        updates: Updates after the first stage, for methods that update; default 3, or the whole
+            trial.
+        episodes: Episodes of the trial, for methods that learn within one; default all of it.
+        greedy: Score the most likely actions instead of samples.
+        adapt_lrs: Rates of update 1, 2, 3, ... instead of the run's own; choose them on ``valid``.
+        which: ``last`` or ``best`` checkpoint.
+        references: Runs to score on the same tasks, before adapting and after.
+        seed: Of the tasks and of all randomness here.
+        keep: Also write ``eval/SPLIT-SEED.json`` into the folder, where one was given;
+            ``-greedy`` and ``-best`` are part of the name where they apply.
+
+    Returns:
+        The JSON object that ``precocial eval --json`` prints.
+    """
+    given = [Path(f) for f in (folders if isinstance(folders, list) else [folders])]
+    runs = expand_runs(given)
+    plans = [read_plan(run) for run in runs]
+    if any(p.algo != plans[0].algo or _family(p) != _family(plans[0]) for p in plans):
+        raise UserError(
+            "these runs differ in algorithm, environment or its options; evaluate one group of "
+            "seeds at a time and give the others as --reference"
+        )
+    if stage_unit(plans[0]) == "episode":
+        if updates is not None or adapt_lrs:
+            raise UserError(
+                f"{plans[0].algo} learns within a trial and is never updated; leave --updates and "
+                "--adapt-lrs out, try --episodes 2"
+            )
+        updates = None if episodes is None else episodes - 1
+    elif episodes is not None:
+        raise UserError(f"{plans[0].algo} learns by updates; leave --episodes out, try --updates 1")
+    others = expand_runs([Path(f) for f in references or []])
+    for other in map(read_plan, others):
+        if _family(other) != _family(plans[0]):
+            raise UserError(
+                f"the reference {other.algo} was trained on {other.env} with other options than "
+                f"{plans[0].env} here; references must share the environment"
+            )
+        if other.algo not in JOINT and stage_unit(other) != stage_unit(plans[0]):
+            raise UserError(
+                f"a stage of {other.algo} is one {stage_unit(other)} and a stage of "
+                f"{plans[0].algo} one {stage_unit(plans[0])}; evaluate them apart, the two never "
+                "share a table"
+            )
+    lanes = lanes or plans[0].algo_config.lanes
+    score = partial(
+        _score, split=split, tasks=tasks, updates=updates, greedy=greedy, lanes=lanes, which=which,
+        seed=seed,
+    )  # fmt: skip
+    scored = [
+        score(run, adapt_lrs=adapt_lrs, with_known=i == 0) for i, run in enumerate(runs)
+    ]  # known methods score the same whichever run they stand beside
+    first = scored[0]
+    result = {
+        "algorithm": plans[0].algo, "env": plans[0].env, "preset": plans[0].preset,
+        "split": split, "num_tasks": tasks, "lanes": first["lanes"], "seed": seed,
+        "runs": len(runs), "run_seeds": [p.run.seed for p in plans],
+        "stage_unit": first["unit"], "greedy": greedy, "checkpoint": which,
+        "adapt_lrs": first["adapt_lrs"],
+    } | summarise([s["curve"] for s in scored])  # fmt: skip
+    if first["trial"]:
+        totals = np.stack([s["curve"].returns.sum(1) for s in scored])
+        result |= {
+            "trial_return_mean": float(totals.mean()),
+            "trial_ci95": list(bootstrap_interval(totals, 400, trim=False)),
+            "trial_stderr": float(totals.mean(0).std() / np.sqrt(tasks)),
+            "trial_return_seeds": [float(x) for x in totals.mean(1)],
+        }
+    said: list[Diagnosis] = [diagnosis for s in scored for diagnosis in s["diagnoses"]]
+    if said:
+        result[said[0].key] = said[0].summarise(said)
+    result["references"] = {"oracle": None, "multi-task": None, "optimum": first["optimum"]}
+    result["reference_curves"] = {}
+    curves: dict[str, list[Curve]] = {k: [v] for k, v in first["known"].items()}
+    same_stages = len(first["curve"].episodes_seen) - 1
+    met = [rollout for s in scored for rollout in s["trials"]]
+    theirs: dict[str, list[Diagnosis]] = {}  # of the rollouts that these met
+    for run in others:
+        algo = read_plan(run).algo
+        if algo == plans[0].algo:  # told apart from the runs in question by its folder
+            home = run.parent if run.name.startswith("seed-") else run
+            algo = f"{algo} ({home.name})"
+        if stage_unit(read_plan(run)) == first["unit"]:
+            one = score(run, updates=same_stages, data=met)
+            curve = one["curve"]
+            if met:
+                theirs.setdefault(algo, []).extend(one["diagnoses"])
+        else:  # scored as it is, episode after episode
+            curve = score(run, updates=0)["curve"]
+            flat = np.repeat(curve.returns, same_stages + 1, 1)
+            curve = Curve(flat, None, first["curve"].episodes_seen, first["curve"].env_steps_seen)
+        curves.setdefault(algo, []).append(curve)
+    if theirs:
+        result[said[0].reference_key] = {k: v[0].summarise(v) for k, v in theirs.items()}
+    for name, group in curves.items():
+        stages = summarise(group, intervals=False)["stages"]
+        total = float(np.mean([c.returns.sum(1).mean() for c in group]))
+        result["references"][name] = total if first["is_trial"] else stages[0]["return_mean"]
+        result["reference_curves"][name] = stages
+    result |= {"task_params": first["task_params"], "family_size": first["family_size"]}
+    if keep and len(given) == 1:
+        variant = [split, str(seed)] + ["greedy"] * greedy + ["best"] * (which == "best")
+        _write(given[0] / "eval" / f"{'-'.join(variant)}.json", json.dumps(result))
+    return result
+
+
+def stage_unit(p: Plan) -> str:
+    """What a stage of a run is, ``update`` or ``episode``."""
+    return str(CLASSES[type(p.algo_config)].stage_unit)
+
+
+def _family(p: Plan) -> tuple[str, dict[str, Any]]:
+    """What two runs must share to be scored on the same tasks."""
+    return p.env, {k: v for k, v in vars(p.env_config).items() if k not in SAME_TASKS}
+
+
+def _write(path: Path, text: str) -> None:
+    """Write whole or not at all."""
+    partial = path.with_suffix(".partial")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _score(
+    run: Path,
+    *,
+    split: Split,
+    tasks: int,
+    updates: int | None,
+    greedy: bool,
+    lanes: int | None,
+    which: str,
+    seed: int,
+    adapt_lrs: tuple[float, ...] = (),
+    with_known: bool = False,
+    data: list[Rollout] | None = None,
+) -> dict[str, Any]:
+    """One run on the evaluation's tasks.
+
+    ``data`` is what it is asked about, if it can say more than returns, rollout by rollout; by
+    default what it met itself, of the first chunk of tasks.
+    """
+    overrides = {"adapt_lrs": adapt_lrs} if adapt_lrs else {}
+    p, env, algorithm, _ = load_algorithm(run, which, **overrides)
+    usual = algorithm.num_stages if algorithm.is_trial else 4
+    stages = usual if updates is None else updates + 1
+    in_trial = algorithm.is_trial
+    trial = in_trial and stages == usual
+    assert lanes is not None
+    trials: list[Rollout] = []
+
+    def keep_first(rollout: Rollout) -> None:
+        if not trials:
+            trials.append(rollout)
+
+    try:
+        batch = env.sample_tasks(tasks, split, generator(seed, "evaluation tasks", split))
+        curve = adaptation_curve(
+            algorithm, env, batch, stages=stages, lanes=lanes, seed=seed, greedy=greedy,
+            device=p.run.device,
+            on_trial=keep_first if isinstance(algorithm, Diagnosing) else None,
+        )  # fmt: skip
+        diagnoses = []
+        if isinstance(algorithm, Diagnosing):
+            diagnoses = [
+                algorithm.diagnose(tree_map(lambda x: x.to(p.run.device), rollout))
+                for rollout in data or trials
+            ]
+        # The optimum is that of the family's whole trial, on the prior it was computed for.
+        own = env.spec.trial_episodes or 1
+        own_length = stages == own if in_trial else own == 1
+        known = split != "shifted" and own_length
+        optimum = env.optimum(batch) if known else None
+        # Known methods are scored on the very same tasks, an episode a stage.
+        scores = {}
+        if with_known and in_trial:
+            scores = env.references(batch, stages, generator(seed, "references"))
+    finally:
+        env.close()
+    seen = curve.episodes_seen, curve.env_steps_seen
+    references = {k: Curve(v.cpu().double().numpy(), None, *seen) for k, v in scores.items()}
+    small = {k: v[:1000].tolist() for k, v in batch.params.items() if v[0].numel() <= 8}
+    return {
+        "curve": curve, "diagnoses": diagnoses, "trials": trials, "lanes": lanes,
+        "unit": algorithm.stage_unit, "trial": trial, "adapt_lrs": algorithm.test_lrs(stages - 1),
+        "is_trial": in_trial, "known": references,
+        "optimum": None if optimum is None else float(optimum.mean()), "task_params": small,
+        "family_size": env.spec.num_tasks,
+    }  # fmt: skip

@@ -1,0 +1,152 @@
+"""A run folder: made, read, and loaded."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from precocial.algos import ALGOS, build
+from precocial.envs import make_env
+from precocial.envs.oracle import OracleEnv
+from precocial.nets.gru import bfloat16_supported
+from precocial.runs import checkpoint
+from precocial.runs.plan import Plan, from_document, to_document, with_overrides
+from precocial.seeding import generator
+from precocial.types import Algorithm, TaskEnv, UserError
+
+
+def create_folder(p: Plan, folder: Path, *, overwrite: bool) -> None:
+    """Make the run folder with its ``config.yaml`` in one step, so that it is always resumable."""
+    if folder.exists():
+        if not overwrite:
+            raise UserError(
+                f"{folder} exists; continue it with --resume {folder}, replace it with "
+                "--overwrite, or choose another --out"
+            )
+        if not folder.is_dir() or (any(folder.iterdir()) and not is_run(folder)):
+            raise UserError(f"{folder} is no run folder, so --overwrite leaves it alone")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+        partial.mkdir()
+        write_config(partial, to_document(p))
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    except OSError as error:
+        raise UserError(f"cannot make {folder}: {error.strerror}; choose another --out") from error
+
+
+def is_run(folder: Path) -> bool:
+    """Whether the folder is a run."""
+    return (folder / "config.yaml").is_file()
+
+
+def expand_runs(folders: list[Path]) -> list[Path]:
+    """Run folders among ``folders``; a parent of ``seed-S`` folders stands for all of them."""
+    runs = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder; expected a run folder made by train")
+        seeds = sorted(folder.glob("seed-*/config.yaml"))
+        runs += [path.parent for path in seeds] if seeds else [folder]
+    return runs
+
+
+def write_config(folder: Path, document: dict[str, Any]) -> None:
+    """Write ``config.yaml`` whole or not at all."""
+    partial = folder / "config.yaml.partial"
+    partial.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    partial.replace(folder / "config.yaml")
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan of a run folder.
+
+    Raises:
+        UserError: this is no run folder.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{folder} is no run folder (no config.yaml); expected one made by train")
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML; restore it or train again") from error
+    if not isinstance(document, dict):
+        raise UserError(f"{path} is empty; restore it or train again with --overwrite")
+    return from_document(document)
+
+
+def require_machine(p: Plan) -> None:
+    """Refuse a GPU that is not there, and products that this processor does not have.
+
+    Raises:
+        UserError: torch finds fewer GPUs, or no bfloat16.
+    """
+    device = p.run.device
+    if device != "cpu" and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise UserError(f"--device is {device} but torch finds {found} GPUs; try --device cpu")
+    if getattr(p.algo_config, "precision", "") == "bfloat16" and not bfloat16_supported():
+        raise UserError("--precision bfloat16: this processor has none; leave it out")
+
+
+def require_fit(p: Plan) -> None:
+    """Refuse a wrong environment, or one the algorithm cannot have, before anything is written."""
+    require_machine(p)
+    env = build_env(p)
+    build_algorithm(p, env)
+    env.close()
+
+
+def build_env(p: Plan) -> TaskEnv:
+    """The family of a plan, with the task in the observation for ``oracle``."""
+    env = make_env(p.env, p.env_config)
+    return OracleEnv(env) if ALGOS[p.algo].sees_task else env
+
+
+def build_algorithm(p: Plan, env: TaskEnv) -> Algorithm:
+    """The algorithm of a plan, at its initial parameters."""
+    return build(p.algo_config, env.spec, generator(p.run.seed, "init"), p.run.device)
+
+
+def load_algorithm(
+    folder: Path, which: str = "last", **overrides: Any
+) -> tuple[Plan, TaskEnv, Algorithm, int]:
+    """A trained run: plan, a fresh environment, the algorithm and its iteration.
+
+    Args:
+        folder: The run folder.
+        which: ``last`` or ``best`` (by return on valid tasks).
+        overrides: Settings to replace that the checkpoint does not depend on.
+    """
+    p = with_overrides(read_plan(folder), overrides)
+    if not torch.cuda.is_available():  # acting and evaluating need no GPU
+        p = with_overrides(p, {"device": "cpu"})
+    env = build_env(p)
+    algorithm = build_algorithm(p, env)
+    state = load_state(folder, algorithm, which, p.run.device)
+    return p, env, algorithm, int(state["iteration"])
+
+
+def load_state(folder: Path, algorithm: Algorithm, which: str, device: str) -> dict[str, Any]:
+    """Put a checkpoint's state into the algorithm; returns all of the checkpoint.
+
+    Raises:
+        UserError: no checkpoint, a damaged one, or one of other settings or another environment.
+    """
+    state = checkpoint.load(folder / "checkpoint" / f"{which}.safetensors", device)
+    try:
+        algorithm.load_state_dict(state["algorithm"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise UserError(
+            f"the checkpoint in {folder} does not fit its config.yaml or the environment as it is "
+            "now (other sizes of network, observation or action); restore them or train again"
+        ) from error
+    return state
