@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from precocial.algos import ALGOS
 from precocial.cli import main
+from precocial.envs import ENVS
 
 SMALL = [
     "--num-tasks", "3", "--episodes-per-task", "3", "--hidden", "8", "--env-horizon", "10",
@@ -103,7 +105,9 @@ def test_list_names_everything(capsys):
         e["name"] for e in json.loads(capsys.readouterr().out)
     }
     assert main(["list"]) == 0
-    assert "point-nav" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in [*ALGOS, *ENVS, "model-based"])
+    assert max(map(len, printed.splitlines())) <= 80 and "…" not in printed  # no word is broken
 
 
 @pytest.mark.parametrize(

@@ -450,22 +450,22 @@ class ListAll:
 def list_all(args: list[str]) -> int:
     """``precocial list``."""
     flags = parse(ListAll, args, "precocial list")
-    from precocial.algos import ALGOS
-    from precocial.envs import ENVS
+    from precocial.algos import ALGOS, BRANCHES
+    from precocial.envs import ENVS, KINDS
     from precocial.presets import PRESETS
 
     algos = [
         {
-            "name": name, "summary": entry.summary, "paper": entry.paper, "action": entry.action,
-            "observation": "flat", "extra": "",
+            "name": name, "branch": entry.branch, "summary": entry.summary, "paper": entry.paper,
+            "action": entry.action, "observation": "flat", "extra": "",
             "presets": {env: list(table) for (algo, env), table in PRESETS.items() if algo == name},
         }
         for name, entry in ALGOS.items()
     ]  # fmt: skip
     envs = [
         {
-            "name": name, "summary": f.summary, "paper": f.paper, "action": f.action,
-            "observation": f.observation, "extra": f.extra,
+            "name": name, "kind": f.kind, "summary": f.summary, "paper": f.paper,
+            "action": f.action, "observation": f.observation, "extra": f.extra,
         }
         for name, f in ENVS.items()
     ]  # fmt: skip
@@ -477,15 +477,28 @@ def list_all(args: list[str]) -> int:
         return 0
     from rich.console import Console
 
-    for title, rows in chosen.items():
-        table = Table(title={"algos": "algorithms", "envs": "task families"}[title])
-        for name in ("name", "what", "action", "observation", "source"):
-            table.add_column(name)
-        for row in rows:
-            cells = (row["name"], row["summary"], row["action"], row["observation"], row["paper"])
-            table.add_row(*map(str, cells))
-        Console().print(table)
+    console = Console()
+    if "algos" in chosen:
+        console.print(_listing("algorithms", algos, "branch", BRANCHES))
+    if "envs" in chosen:
+        console.print(_listing("task families", envs, "kind", KINDS))
     return 0
+
+
+def _listing(title: str, rows: list[dict[str, Any]], by: str, groups: dict[str, str]) -> Table:
+    """A section for each group; what a row is wraps between words, so that 80 columns do."""
+    table = Table(title=title)
+    narrow = ("name", "action") if by == "branch" else ("name", "action", "observation")
+    for name in (narrow[0], "what", *narrow[1:]):
+        table.add_column(name, no_wrap=name != "what")
+    for group, words in groups.items():
+        table.add_section()
+        table.add_row("", f"[bold]{words}[/bold]")
+        for row in rows:
+            if row[by] == group:
+                what = f"{row['summary']} ({row['paper']})"
+                table.add_row(row["name"], what, *(row[k] for k in narrow[1:]))
+    return table
 
 
 @dataclass(frozen=True)

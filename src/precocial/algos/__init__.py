@@ -1,31 +1,33 @@
-"""The registered algorithms and their variants."""
+"""The registered algorithms and their variants.
+
+Named by import strings, so that listing them loads no torch.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from importlib import import_module
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from precocial.algos.gradient.maml import MAML, MAMLConfig
-from precocial.algos.gradient.online_maml import OnlineMAML, OnlineMAMLConfig
-from precocial.algos.gradient.promp import ProMP, ProMPConfig
-from precocial.algos.gradient.reptile import Reptile, ReptileConfig
-from precocial.algos.memory.belief_oracle import BeliefOracle, BeliefOracleConfig
-from precocial.algos.memory.rl2 import RL2, RL2Config
-from precocial.algos.memory.varibad import VariBAD, VariBADConfig
-from precocial.algos.model.grbal import GrBAL, GrBALConfig
-from precocial.algos.model.mb_mpc import MBDE, MBMPC, MBDEConfig, MBMPCConfig
-from precocial.algos.model.rebal import GrEBALConfig, ReBAL, ReBALConfig
-from precocial.types import Algorithm, EnvSpec
+    from precocial.types import Algorithm, EnvSpec
+
+BRANCHES = {"gradient": "gradient-based", "memory": "memory-based", "model": "model-based"}
+"""The folders of this package, in the field's words."""
 
 
 class Entry(NamedTuple):
     """A registered algorithm or variant."""
 
-    config: Any
-    """Its default settings; their type says which class runs."""
+    place: str
+    """``branch.module:Class`` below this package; its settings are ``ClassConfig`` beside it."""
     summary: str
     paper: str
+    settings: Mapping[str, Any] = MappingProxyType({})
+    """What tells a variant from the class's defaults."""
     sees_task: bool = False
     """The task's numbers are appended to the observation."""
     trains: bool = True
@@ -33,79 +35,94 @@ class Entry(NamedTuple):
     action: str = "box, discrete"
     """Kinds of actions that it can have."""
 
+    @property
+    def branch(self) -> str:
+        """Its folder, a key of ``BRANCHES``."""
+        return self.place.partition(".")[0]
 
-CLASSES: dict[type, Any] = {
-    MAMLConfig: MAML,
-    OnlineMAMLConfig: OnlineMAML,
-    ProMPConfig: ProMP,
-    ReptileConfig: Reptile,
-    RL2Config: RL2,
-    VariBADConfig: VariBAD,
-    BeliefOracleConfig: BeliefOracle,
-    GrBALConfig: GrBAL,
-    ReBALConfig: ReBAL,
-    GrEBALConfig: ReBAL,
-    MBMPCConfig: MBMPC,
-    MBDEConfig: MBDE,
-}
+    @property
+    def config(self) -> Any:
+        """Its default settings."""
+        return default_config(self.place, self.settings)
 
-_JOINT = MAMLConfig(inner_steps=0, num_tasks=80)
+
+_JOINT = {"inner_steps": 0, "num_tasks": 80}
 """As many episodes per iteration as MAML with one inner step, so that budgets are equal."""
 
 ALGOS: dict[str, Entry] = {
-    "maml": Entry(MAMLConfig(), "exact second-order meta-gradient, TRPO", "Finn et al. 2017"),
+    "maml": Entry(
+        "gradient.maml:MAML", "exact second-order meta-gradient, TRPO", "Finn et al. 2017"
+    ),
     "fomaml": Entry(
-        MAMLConfig(first_order=True), "MAML without the second derivative", "Finn et al. 2017"
+        "gradient.maml:MAML", "MAML without the second derivative", "Finn et al. 2017",
+        {"first_order": True},
     ),
-    "promp": Entry(ProMPConfig(), "proximal meta-policy search", "Rothfuss et al. 2019"),
+    "promp": Entry(
+        "gradient.promp:ProMP", "proximal meta-policy search", "Rothfuss et al. 2019"
+    ),
     "reptile": Entry(
-        ReptileConfig(), "interpolate towards adapted parameters", "Nichol et al. 2018"
+        "gradient.reptile:Reptile", "interpolate towards adapted parameters", "Nichol et al. 2018"
     ),
-    "rl2": Entry(RL2Config(), "learn inside a memory, PPO over trials", "Duan et al. 2016"),
-    "varibad": Entry(
-        VariBADConfig(), "act under an inferred belief over tasks", "Zintgraf et al. 2020"
+    "multi-task": Entry(
+        "gradient.maml:MAML", "joint training blind to the task, then fine-tuning", "reference",
+        _JOINT,
     ),
-    "belief-oracle": Entry(
-        BeliefOracleConfig(), "PPO on the family's exact posterior", "reference"
-    ),
-    "domain-randomization": Entry(
-        RL2Config(forget=True), "the same with its memory cleared at every episode", "reference"
-    ),
-    "grbal": Entry(
-        GrBALConfig(),
-        "a model that takes a gradient step at every time step, MPC",
-        "Nagabandi et al. 2019",
-        action="box",
-    ),
-    "rebal": Entry(
-        ReBALConfig(), "a model with a memory, MPC", "Nagabandi et al. 2019", action="box"
-    ),
-    "grebal": Entry(
-        GrEBALConfig(),
-        "a memory, and a gradient step of the model's read-out, MPC",
-        "this package",
-        action="box",
-    ),
-    "mb-mpc": Entry(
-        MBMPCConfig(), "one global model that never adapts, MPC", "reference", action="box"
-    ),
-    "mb-de": Entry(
-        MBDEConfig(),
-        "the same, trained on at test time (dynamic evaluation)",
-        "reference",
-        action="box",
-    ),
-    "multi-task": Entry(_JOINT, "joint training blind to the task, then fine-tuning", "reference"),
     "oracle": Entry(
-        _JOINT, "joint training with the task in the observation", "reference", sees_task=True
+        "gradient.maml:MAML", "joint training with the task in the observation", "reference",
+        _JOINT, sees_task=True,
     ),
     "scratch": Entry(
-        MAMLConfig(inner_steps=0), "an untrained policy, adapted", "reference", trains=False
+        "gradient.maml:MAML", "an untrained policy, adapted", "reference", {"inner_steps": 0},
+        trains=False,
     ),
-}
+    "rl2": Entry(
+        "memory.rl2:RL2", "learn inside a memory, PPO over trials", "Duan et al. 2016"
+    ),
+    "varibad": Entry(
+        "memory.varibad:VariBAD", "act under an inferred belief over tasks",
+        "Zintgraf et al. 2020",
+    ),
+    "belief-oracle": Entry(
+        "memory.belief_oracle:BeliefOracle", "PPO on the family's exact posterior", "reference"
+    ),
+    "domain-randomization": Entry(
+        "memory.rl2:RL2", "rl2 with its memory cleared at every episode", "reference",
+        {"forget": True},
+    ),
+    "grbal": Entry(
+        "model.grbal:GrBAL", "a model that takes a gradient step at every time step, MPC",
+        "Nagabandi et al. 2019", action="box",
+    ),
+    "rebal": Entry(
+        "model.rebal:ReBAL", "a model with a memory, MPC", "Nagabandi et al. 2019", action="box"
+    ),
+    "grebal": Entry(
+        "model.rebal:GrEBAL", "a memory, and a gradient step of the model's read-out, MPC",
+        "this package", action="box",
+    ),
+    "mb-mpc": Entry(
+        "model.mb_mpc:MBMPC", "one global model that never adapts, MPC", "reference", action="box"
+    ),
+    "mb-de": Entry(
+        "model.mb_mpc:MBDE", "mb-mpc, trained on at test time (dynamic evaluation)", "reference",
+        action="box",
+    ),
+}  # fmt: skip
+
+
+def default_config(place: str, settings: Mapping[str, Any]) -> Any:
+    """The settings of the class at ``place``, its defaults but for ``settings``."""
+    module, name = place.split(":")
+    return getattr(import_module(f"{__name__}.{module}"), f"{name}Config")(**settings)
+
+
+def class_of(config: Any) -> Any:
+    """The class that runs these settings: ``Class`` beside ``ClassConfig``."""
+    module = import_module(type(config).__module__)
+    return getattr(module, type(config).__name__.removesuffix("Config"))
 
 
 def build(config: Any, spec: EnvSpec, rng: torch.Generator, device: str = "cpu") -> Algorithm:
     """The algorithm that a config describes."""
-    algorithm: Algorithm = CLASSES[type(config)](config, spec, rng, device)
+    algorithm: Algorithm = class_of(config)(config, spec, rng, device)
     return algorithm

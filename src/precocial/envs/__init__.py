@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from precocial.types import TaskEnv
 
 
+KINDS = {
+    "classic": "bandits, small MDPs, learning experiments", "grid": "grids",
+    "control": "control", "mujoco": "robots, MuJoCo",
+}  # fmt: skip
+"""The folders of families in this package, in words."""
+
+
 class Family(NamedTuple):
     """A registered task family."""
 
@@ -25,6 +32,11 @@ class Family(NamedTuple):
     paper: str
     extra: str = ""
     """pip extra it needs, "" for none."""
+
+    @property
+    def kind(self) -> str:
+        """Its folder, a key of ``KINDS``."""
+        return self.place.partition(".")[0]
 
     @property
     def cls(self) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch.utils._pytree import tree_map
 
-from precocial.algos import CLASSES
+from precocial.algos import class_of
 from precocial.envs import SAME_TASKS
 from precocial.evaluation.curve import Curve, adaptation_curve
 from precocial.evaluation.summary import summarise
@@ -152,7 +152,7 @@ def evaluate(
 
 def stage_unit(p: Plan) -> str:
     """What a stage of a run is, ``update`` or ``episode``."""
-    return str(CLASSES[type(p.algo_config)].stage_unit)
+    return str(class_of(p.algo_config).stage_unit)
 
 
 def _family(p: Plan) -> tuple[str, dict[str, Any]]:

@@ -215,3 +215,7 @@ class ReBAL(ModelBased):
         adapted = dynamics.stepped(inputs, gradient, dict(self.model.rates.items()))
         loss = prediction_error(adapted, target, asked)
         return loss, {"adapted": loss, "memory_only": unstepped}
+
+
+GrEBAL = ReBAL
+"""The same class; ``GrEBALConfig`` says that the read-out takes a gradient step as well."""
