@@ -23,48 +23,90 @@ class Transitions(NamedTuple):
 
 
 class Replay:
-    """Lanes of T steps, as they were collected; states and actions are kept as they came."""
+    """Lanes of T steps, as they were collected; states and actions are kept as they came.
+
+    They lie in blocks, each with room for as many lanes as all before it, so that nothing that is
+    stored is ever copied or joined.
+    """
 
     def __init__(self) -> None:
-        self.data: Transitions | None = None
+        self.blocks: list[Transitions] = []
+        self.starts: list[int] = []  # number of the first lane of each block
+        self.length = 0
 
     def __len__(self) -> int:
-        """Number of transitions."""
-        return 0 if self.data is None else self.data.episode.numel()
+        """Number of lanes."""
+        return self.length
 
-    def add(self, rollout: Rollout, action: Float[Tensor, "n e t a"]) -> None:
+    def add(self, rollout: Rollout, action: Float[Tensor, "n e t a"]) -> Transitions:
         """Keep a rollout; ``action`` is what the environment made of the policy's samples.
 
         Steps on which a simulation diverged led nowhere, and belong to no episode.
+
+        Returns:
+            What was kept, a window for each lane.
         """
         episode = episode_index(rollout.terminated | rollout.truncated)
         if "info/diverged" in rollout.extra:
             episode = episode.masked_fill(rollout.extra["info/diverged"].bool(), -1)
         lanes = (rollout.obs, action, rollout.next_obs, episode)
         new = Transitions(*(x.flatten(0, 1) for x in lanes))
-        if self.data is not None:
-            new = Transitions(*map(torch.cat, zip(self.data, new, strict=True)))
-        self.data = new
+        self.extend(new._asdict())
+        return new
+
+    def extend(self, rows: dict[str, Tensor]) -> None:
+        """Append lanes, fields by name as in ``Transitions``."""
+        new, done = Transitions(**rows), 0
+        while done < len(new.episode):
+            if not self.blocks or self.length == self.starts[-1] + len(self.blocks[-1].episode):
+                size = max(len(new.episode) - done, self.length)
+                self.blocks.append(Transitions(*(x.new_empty(size, *x.shape[1:]) for x in new)))
+                self.starts.append(self.length)
+            at = self.length - self.starts[-1]
+            num = min(len(self.blocks[-1].episode) - at, len(new.episode) - done)
+            for kept, x in zip(self.blocks[-1], new, strict=True):
+                kept[at : at + num] = x[done : done + num]
+            done, self.length = done + num, self.length + num
+
+    def shrink(self, length: int) -> None:
+        """Forget all but the first ``length`` lanes."""
+        self.length = min(length, self.length)
+        while self.starts and self.starts[-1] >= self.length:
+            del self.blocks[-1], self.starts[-1]
+
+    def rows(self, start: int) -> dict[str, Tensor]:
+        """The lanes from ``start`` on, fields by name."""
+        ends = [*self.starts[1:], self.length]
+        parts = [
+            [x[max(start - first, 0) : end - first] for x in block]
+            for block, first, end in zip(self.blocks, self.starts, ends, strict=True)
+            if end > start
+        ]
+        columns = zip(Transitions._fields, zip(*parts, strict=True), strict=False)
+        return {name: torch.cat(column) for name, column in columns}
 
     def sample(self, num: int, before: int, after: int, rng: torch.Generator) -> Transitions:
         """``num`` windows of ``before + after`` transitions around moments drawn uniformly.
 
         Windows reach beyond the first and the last step of the data; there ``episode`` is -1.
         """
-        assert self.data is not None, "add comes before sample"
-        lanes, steps = self.data.episode.shape
-        device = self.data.obs.device
-        lane = torch.randint(lanes, (num, 1), generator=rng, device=device)
+        assert self.blocks, "add comes before sample"
+        steps, device = self.blocks[0].episode.shape[1], self.blocks[0].obs.device
+        lane = torch.randint(self.length, (num, 1), generator=rng, device=device)
         start = torch.randint(steps, (num, 1), generator=rng, device=device) - before
         time = start + torch.arange(before + after, device=device)
         inside = (time >= 0) & (time < steps)
-        window = Transitions(*(x[lane, time.clamp(0, steps - 1)] for x in self.data))
+        window = self._windows(lane, time.clamp(0, steps - 1))
         return window._replace(episode=window.episode.masked_fill(~inside, -1))
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """All of it."""
-        return {} if self.data is None else self.data._asdict()
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """The inverse."""
-        self.data = Transitions(**state) if state else None
+    def _windows(self, lane: Int[Tensor, "w 1"], time: Int[Tensor, "w t"]) -> Transitions:
+        """The transitions at these places."""
+        places, parts = [], []
+        for block, first, end in zip(
+            self.blocks, self.starts, [*self.starts[1:], self.length], strict=True
+        ):
+            here = ((lane >= first) & (lane < end)).squeeze(1).nonzero().squeeze(1)
+            places.append(here)
+            parts.append([x[lane[here] - first, time[here]] for x in block])
+        order = torch.cat(places).argsort()
+        return Transitions(*(torch.cat(column)[order] for column in zip(*parts, strict=True)))

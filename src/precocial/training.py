@@ -26,11 +26,12 @@ from precocial.runs.folder import (
     require_machine,
     write_config,
 )
+from precocial.runs.parts import Parts
 from precocial.runs.plan import Plan, plan, with_overrides
 from precocial.runs.progress import Progress
 from precocial.runs.tracker import Tracker
 from precocial.seeding import derive, generator
-from precocial.types import Metrics, UserError
+from precocial.types import Metrics, Remembering, UserError
 
 
 def run(folder: Path, iterations: int | None = None, *, quiet: bool = False) -> Path:
@@ -66,11 +67,16 @@ class Loop:
         self.env, self.valid_env = build_env(p), build_env(p)
         self.algorithm = build_algorithm(p, self.env)
         self.iteration, self.skipped_in_a_row, self.best = 0, 0, -math.inf
+        self.parts: Parts | None = None
+        if isinstance(self.algorithm, Remembering):
+            self.parts = Parts(folder / "checkpoint" / "parts", self.algorithm.replay)
         if (folder / "checkpoint" / "last.safetensors").is_file():
             state = load_state(folder, self.algorithm, "last", p.run.device)
             self.iteration, self.best = int(state["iteration"]), float(state["best"])
             self.skipped_in_a_row = int(state["skipped_in_a_row"])
             self.env.steps_taken = int(state["env_steps"])
+            if self.parts and "parts" in state:
+                self.parts.load(state["parts"], p.run.device)
         self.before = self.snapshot()
 
     def run(self) -> None:
@@ -99,15 +105,23 @@ class Loop:
             self.valid_env.close()
 
     def snapshot(self) -> tuple[Any, ...]:
-        """All that an iteration changes."""
+        """All that an iteration changes, and the length of what it adds to."""
         state = copy.deepcopy(self.algorithm.state_dict())
-        return state, self.env.steps_taken, self.iteration, self.skipped_in_a_row, self.best
+        counters = self.env.steps_taken, self.iteration, self.skipped_in_a_row, self.best
+        return state, len(self.parts.grown) if self.parts else 0, *counters
 
     def restore(self) -> None:
         """Undo the iteration under way."""
-        state, steps, self.iteration, self.skipped_in_a_row, self.best = self.before
-        self.algorithm.load_state_dict(state)
+        self.undo_learning()
+        *_, steps, self.iteration, self.skipped_in_a_row, self.best = self.before
         self.env.steps_taken = steps
+
+    def undo_learning(self) -> None:
+        """Take back what the algorithm learned and kept since the snapshot."""
+        state, length, *_ = self.before
+        self.algorithm.load_state_dict(state)
+        if self.parts:
+            self.parts.grown.shrink(length)
 
     def share_done(self) -> float:
         """How much of the run is done, by iterations or by ``--env-steps``, whichever is more."""
@@ -148,7 +162,7 @@ class Loop:
         if self.finite(metrics):
             self.skipped_in_a_row = 0
         else:
-            self.algorithm.load_state_dict(self.before[0])
+            self.undo_learning()
             self.skipped_in_a_row += 1
             metrics = {k: v for k, v in metrics.items() if math.isfinite(v)} | {"loss/skipped": 1.0}
             if self.skipped_in_a_row >= 3:
@@ -162,8 +176,9 @@ class Loop:
         return metrics
 
     def finite(self, metrics: Metrics) -> bool:
-        """Whether all numbers and parameters are."""
-        leaves = torch.utils._pytree.tree_leaves(self.algorithm.state_dict())
+        """Whether all numbers, parameters and new data are."""
+        new = self.parts.grown.rows(self.before[1]) if self.parts else {}
+        leaves = torch.utils._pytree.tree_leaves((self.algorithm.state_dict(), new))
         tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
         return all(math.isfinite(v) for v in metrics.values()) and all(
             bool(torch.isfinite(x).all()) for x in tensors
@@ -193,15 +208,20 @@ class Loop:
         return metrics
 
     def save(self, name: str) -> None:
-        """Write ``checkpoint/NAME.safetensors``."""
-        state = {
+        """Write ``checkpoint/NAME.safetensors``; only ``last``, which goes on, stands on data."""
+        state: dict[str, Any] = {
             "algorithm": self.algorithm.state_dict(),
             "iteration": self.iteration,
             "env_steps": self.env.steps_taken,
             "best": self.best,
             "skipped_in_a_row": self.skipped_in_a_row,
         }
+        parts = self.parts if name == "last" else None
+        if parts:
+            state["parts"] = parts.save()
         checkpoint.save(self.folder / "checkpoint" / f"{name}.safetensors", state)
+        if parts:
+            parts.tidy()
 
 
 def train(

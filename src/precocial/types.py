@@ -287,3 +287,29 @@ class Diagnosing(Protocol):
     def diagnose(self, rollout: Rollout) -> Diagnosis:
         """Look at what was met on N tasks, whoever acted."""
         ...
+
+
+@runtime_checkable
+class Growing(Protocol):
+    """State that is only ever added to, row by row: saved once, undone by its length."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, start: int) -> dict[str, Tensor]:
+        """Rows ``start``, ``start + 1``, ... to the last, each field ``(rows, ...)``."""
+        ...
+
+    def extend(self, rows: dict[str, Tensor]) -> None:
+        """Append rows."""
+        ...
+
+    def shrink(self, length: int) -> None:
+        """Forget all rows but the first ``length``."""
+        ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """An algorithm that keeps what it experienced beside the state that changes."""
+
+    replay: Growing

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from precocial.nets.mlp import linear
 from precocial.nets.products import dense, shared, stepped
+from precocial.ops.moments import merge_moments
 from precocial.types import EnvSpec, Params
 
 
@@ -51,6 +52,7 @@ class Dynamics(nn.Module):
     delta_std: Tensor
     low: Tensor
     high: Tensor
+    count: Tensor
 
     def __init__(
         self, spec: EnvSpec, hidden: tuple[int, ...], rng: torch.Generator, context: int = 0
@@ -67,8 +69,9 @@ class Dynamics(nn.Module):
             self.register_parameter(f"bias_{i}", nn.Parameter(torch.zeros(fan_out)))
         for name in ("mean", "delta_mean"):
             self.register_buffer(name, torch.zeros(self.state_dim))
-        for name in ("std", "delta_std"):
+        for name in ("std", "delta_std", "var", "delta_var"):
             self.register_buffer(name, torch.ones(self.state_dim))
+        self.register_buffer("count", torch.zeros(()))
         self.register_buffer("low", torch.full((self.state_dim,), -torch.inf))
         self.register_buffer("high", torch.full((self.state_dim,), torch.inf))
 
@@ -78,15 +81,21 @@ class Dynamics(nn.Module):
         return dict(self.named_parameters())
 
     @torch.no_grad()
-    def fit_statistics(self, obs: Float[Tensor, "*b o"], next_obs: Float[Tensor, "*b o"]) -> None:
-        """Mean, deviation and range of raw data; a column that never changes has deviation 1."""
-        state, following = (x[..., : self.state_dim].flatten(0, -2) for x in (obs, next_obs))
+    def update_statistics(self, obs: Float[Tensor, "b o"], next_obs: Float[Tensor, "b o"]) -> None:
+        """Merge raw data into mean, deviation and range; what never changes has deviation 1."""
+        state, following = obs[:, : self.state_dim], next_obs[:, : self.state_dim]
+        count = self.count
         for prefix, x in (("", state), ("delta_", following - state)):
-            std = x.std(0, correction=0)
-            getattr(self, f"{prefix}mean").copy_(x.mean(0))
-            getattr(self, f"{prefix}std").copy_(torch.where(std > 1e-6, std, 1.0))
-        self.low.copy_(torch.minimum(state.amin(0), following.amin(0)))
-        self.high.copy_(torch.maximum(state.amax(0), following.amax(0)))
+            mean, std, var = (getattr(self, f"{prefix}{name}") for name in ("mean", "std", "var"))
+            new_mean, new_var, count = merge_moments(mean, var, self.count, x)
+            mean.copy_(new_mean)
+            var.copy_(new_var)
+            std.copy_(torch.where(var > 1e-12, var.sqrt(), 1.0))
+        low, high = torch.minimum(state, following).amin(0), torch.maximum(state, following).amax(0)
+        known = self.count > 0
+        self.low.copy_(torch.where(known, torch.minimum(self.low, low), low))
+        self.high.copy_(torch.where(known, torch.maximum(self.high, high), high))
+        self.count.copy_(count)
 
     def inputs(
         self, obs: Float[Tensor, "*b o"], action: Float[Tensor, "*b a"]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from precocial.nets.activations import tanh
 from precocial.ops.distributions import Dist
+from precocial.ops.moments import merge_moments
 from precocial.types import EnvSpec, Params
 
 Activation = Literal["tanh", "relu"]
@@ -96,17 +97,10 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def update_statistics(self, obs: Float[Tensor, "*b o"]) -> None:
-        """Merge a batch into the running mean and variance (Chan et al. 1979)."""
+        """Merge a batch into the running mean and variance."""
         if not self.normalize_obs:
             return
-        flat = obs.reshape(-1, obs.shape[-1])
-        count = flat.shape[0]
-        mean, var = flat.mean(0), flat.var(0, correction=0)
-        total = self.obs_count + count
-        delta = mean - self.obs_mean
-        self.obs_var.copy_(
-            (self.obs_var * self.obs_count + var * count) / total
-            + delta.square() * self.obs_count * count / total**2
-        )
-        self.obs_mean.add_(delta * count / total)
-        self.obs_count.copy_(total)
+        moments = self.obs_mean, self.obs_var, self.obs_count
+        merged = merge_moments(*moments, obs.reshape(-1, obs.shape[-1]))
+        for kept, new in zip(moments, merged, strict=True):
+            kept.copy_(new)

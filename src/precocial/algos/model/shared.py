@@ -25,7 +25,7 @@ from precocial.nets.dynamics import Dynamics
 from precocial.ops.losses import masked_mean
 from precocial.ops.planning import Plan, PlannerConfig, first_plan, imagined_return, improve, shift
 from precocial.ops.returns import episode_index, first_episode_return, time_in_episode
-from precocial.replay import Replay
+from precocial.replay import Replay, Transitions
 from precocial.rollout import collect
 from precocial.types import EnvSpec, Metrics, Params, Rollout, Step, TaskEnv, Tasks, UserError
 
@@ -384,12 +384,7 @@ class ModelBased:
         }
         if "info/diverged" in rollout.extra:
             metrics["train/lanes_diverged"] = float(rollout.extra["info/diverged"].sum())
-        self.replay.add(rollout, clipped(rollout.action, self.spec))
-        assert self.replay.data is not None
-        counts = self.replay.data.episode >= 0
-        self.dynamics.fit_statistics(
-            self.replay.data.obs[counts], self.replay.data.next_obs[counts]
-        )
+        self.learn_statistics(self.replay.add(rollout, clipped(rollout.action, self.spec)))
         self.iteration += 1
         totals: dict[str, Tensor] = {}
         for _ in range(cfg.model_updates):
@@ -400,6 +395,12 @@ class ModelBased:
             self.optimizer.step()
             totals = {k: totals.get(k, 0.0) + v.detach() for k, v in report.items()}
         return metrics | {f"loss/{k}": float(v) / cfg.model_updates for k, v in totals.items()}
+
+    def learn_statistics(self, new: Transitions) -> None:
+        """Merge new data that count into the model's normaliser and range."""
+        counts = new.episode >= 0
+        if counts.any():
+            self.dynamics.update_statistics(new.obs[counts], new.next_obs[counts])
 
     @torch.no_grad()
     def diagnose(self, rollout: Rollout) -> ModelErrors:
@@ -446,18 +447,21 @@ class ModelBased:
         return []
 
     def state_dict(self) -> dict[str, Any]:
-        """Model, optimiser, and all data."""
+        """Model and optimiser; the data are kept apart, since they only grow."""
         return {
             "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "replay": self.replay.state_dict(), "iteration": self.iteration,
+            "iteration": self.iteration,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse."""
-        self.model.load_state_dict(state["model"])
+        """The inverse; also of checkpoints that held the data and no running statistics."""
+        self.model.load_state_dict(state["model"], strict="replay" not in state)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.replay.load_state_dict(state["replay"])
         self.iteration = int(state["iteration"])
+        if "replay" in state:
+            self.replay.extend(state["replay"])
+            self.dynamics.count.zero_()
+            self.learn_statistics(Transitions(**self.replay.rows(0)))
 
 
 def try_rewards(spec: EnvSpec) -> None:

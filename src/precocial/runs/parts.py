@@ -1,0 +1,57 @@
+"""State that only grows: files of a run folder that are written once, each with its checksum.
+
+A checkpoint names the parts it stands on. A part that holds rows which were undone is written again
+under another name, so that the checkpoint before can still be read until the new one is whole.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from precocial.runs import checkpoint
+from precocial.types import Growing
+
+
+class Parts:
+    """The rows of a ``Growing``, in files ``FIRST-END.safetensors`` of a folder."""
+
+    def __init__(self, folder: Path, grown: Growing) -> None:
+        self.folder, self.grown = folder, grown
+        self.ends: list[int] = []
+
+    def load(self, ends: list[int], device: str) -> None:
+        """Read the parts that end after so many rows.
+
+        Raises:
+            UserError: one is missing or damaged.
+        """
+        self.ends = list(ends)
+        for path in self.paths():
+            self.grown.extend(checkpoint.load(path, device))
+
+    def save(self) -> list[int]:
+        """Write the rows that no part holds yet; the ends of all parts."""
+        while self.ends and self.ends[-1] > len(self.grown):
+            self.ends.pop()
+        start = self.ends[-1] if self.ends else 0
+        if len(self.grown) > start:
+            self.ends.append(len(self.grown))
+            try:
+                checkpoint.save(self.paths()[-1], self.grown.rows(start))
+            except BaseException:
+                self.ends.pop()
+                raise
+        return list(self.ends)
+
+    def tidy(self) -> None:
+        """Remove what no checkpoint stands on any more."""
+        for path in {*self.folder.glob("*.safetensors")} - {*self.paths()}:
+            path.unlink(missing_ok=True)
+
+    def paths(self) -> list[Path]:
+        """The files, first rows first."""
+        starts = [0, *self.ends[:-1]]
+        return [
+            self.folder / f"{start}-{end}.safetensors"
+            for start, end in zip(starts, self.ends, strict=False)
+        ]
