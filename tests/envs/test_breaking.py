@@ -316,7 +316,7 @@ def test_continuous_splits_by_construction():
         height = slope.sample_tasks(500, split, rng(0)).params["height"]
         assert set(split_of(height, 0.2, 1.0).tolist()) == residues
         damping = pier.sample_tasks(500, split, rng(0)).params["damping"]
-        assert set(split_of(damping[:, 0], 0, 10).tolist()) == residues
+        assert set(split_of(damping[:, 1], 0, 10).tolist()) == residues
         assert damping.min() >= 0
         assert damping.max() <= 10
         load = arm.sample_tasks(900, split, rng(0)).params

@@ -36,10 +36,10 @@ class HalfCheetahPier(OtherGround):
     Start: standing on the second block, with Gymnasium's noise; the blocks at rest. End: the
     horizon (500 steps), never early.
     Task distribution: damping of each of the eight blocks ~ U[0, 10] N s/m; ``shifted`` U[10, 15].
-    The first block's train, valid and test dampings differ by construction. All blocks weigh 10 kg
-    and hang on springs of 150 N/m between stops at +-0.15 m, as in the paper's code; they are 4 m
-    long from 2 m behind the start to 22 m ahead of it, and the first and the last go on from there
-    for ever.
+    The second block's train, valid and test dampings differ by construction: the robot starts on
+    it. All blocks weigh 10 kg and hang on springs of 150 N/m between stops at +-0.15 m, as in the
+    paper's code; they are 4 m long from 2 m behind the start to 22 m ahead of it, and the first and
+    the last go on from there for ever.
     Deviations: the robot weighs Gymnasium's 14 kg (there robot and blocks weigh 14 kg together),
     and the blocks float at the plane's height while nobody stands on them (there they sag under
     their weight).
@@ -57,7 +57,7 @@ class HalfCheetahPier(OtherGround):
         if split == "shifted":
             return {"damping": uniform(rng, (n, 8), 10.0, 15.0)}
         damping = uniform(rng, (n, 8), 0.0, 10.0)
-        damping[:, 0] = split_uniform(rng, (n,), 0.0, 10.0, split)
+        damping[:, 1] = split_uniform(rng, (n,), 0.0, 10.0, split)
         return {"damping": damping}
 
     def add_ground(self, spec: mujoco.MjSpec) -> None:
