@@ -224,6 +224,36 @@ def test_the_model_normalises_raw_data_and_bounds_predictions():
     assert torch.equal(wild[:, 2], obs[:, 2])  # commands are held
 
 
+def bounded_by(low, high):
+    """A model that predicts no change, of two numbers that were seen from ``low`` to ``high``."""
+    dynamics = Dynamics(spec(obs=2, action=1), (4,), rng())
+    for p in dynamics.parameters():
+        p.data.zero_()
+    seen = torch.tensor([[low, low], [high, high]])
+    dynamics.fit_statistics(seen, seen)
+    return dynamics
+
+
+def test_a_robot_outside_the_data_is_predicted_from_where_it_is():
+    dynamics = bounded_by(-1.0, 1.0)
+    obs = torch.tensor([[[5.0, 0.5], [-7.0, 0.5], [0.5, 0.5]]])
+    action = torch.zeros(1, 3, 1)
+    assert torch.equal(dynamics.predict(dynamics.theta, obs, action), obs)
+    # A change of 1.5 towards the data and away from it; within the data, beyond their end.
+    for change, expected in ((-1.5, [3.5, -7.0, -1.0]), (1.5, [5.0, -5.5, 1.0])):
+        dynamics.bias_1.data.fill_(change)
+        predicted = dynamics.predict(dynamics.theta, obs, action)
+        assert predicted[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("broken", [math.inf, -math.inf, math.nan])
+def test_a_model_that_is_not_finite_shows_in_what_it_predicts(broken):
+    dynamics = bounded_by(-1.0, 1.0)
+    dynamics.bias_1.data[0] = broken
+    predicted = dynamics.predict(dynamics.theta, torch.zeros(1, 3, 2), torch.zeros(1, 3, 1))
+    assert predicted[..., 0].isnan().all() and torch.equal(predicted[..., 1], torch.zeros(1, 3))
+
+
 def rollout_of(env, lanes=2, steps=60):
     tasks = env.sample_tasks(3, "train", rng())
     actor = RandomActor(env.spec, (3, lanes), rng(4))

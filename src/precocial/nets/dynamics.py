@@ -36,8 +36,8 @@ class Dynamics(nn.Module):
 
     The state is the observation without its commands (``EnvSpec.command_dim``). Data come raw and
     are normalised here, with statistics kept in buffers. Predictions of whole observations stay
-    within the range of the states that were seen: a planner would find whatever the model dreams
-    up beyond it (Nagabandi et al. 2019 plan on the bare model).
+    within the range of the states that were seen, widened to the present one: a planner would find
+    whatever the model dreams up beyond it (Nagabandi et al. 2019 plan on the bare model).
 
     Args:
         spec: Sizes S of the state and A of the action.
@@ -190,8 +190,10 @@ class Dynamics(nn.Module):
         x = self.network(params, x)
         state, commands = obs.split([self.state_dim, obs.shape[-1] - self.state_dim], -1)
         x = torch.addcmul(state + self.delta_mean, x, self.delta_std)
-        # torch.clamp lets NaN through, so that a broken model shows.
-        return torch.cat([torch.clamp(x, self.low, self.high), commands], -1)
+        low, high = torch.minimum(self.low, state), torch.maximum(self.high, state)
+        # What is not finite becomes NaN instead of a bound, so that a broken model shows.
+        bounded = torch.clamp(x, low, high).masked_fill(~torch.isfinite(x), torch.nan)
+        return torch.cat([bounded, commands], -1)
 
     def network(self, params: Params, x: Float[Tensor, "b c i"]) -> Float[Tensor, "b c s"]:
         """As ``delta``, for many rows per lane: lane after lane, so that they stay in the cache."""

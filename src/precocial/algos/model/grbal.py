@@ -17,7 +17,8 @@ adaptation depends.
 
 Deviations: windows of 1 to M past transitions are trained on, so that the first steps of an episode
 adapt, too, and L(past) is the sum over M, so that few transitions move the parameters less.
-Predictions stay within the data's range. The planner is MPPI by default, one of those of the paper.
+Predictions stay within the range of the data and of the present state. The planner is MPPI by
+default, one of those of the paper.
 """
 
 from __future__ import annotations
