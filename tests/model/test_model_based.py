@@ -484,8 +484,13 @@ def test_a_saved_learner_goes_on_as_the_other(name):
         step = env.step(action)
         learner.observe(action, step)
         obs = step.obs
+    for value in algorithm.model.state_dict().values():
+        value += 0.1  # trained on since: weights, rates, and statistics
     twin = algorithm.learner(2, 1, rng(8))
     twin.load_state_dict(learner.state_dict())
+    held = learner.adapter.model.state_dict()
+    for key, value in twin.adapter.model.state_dict().items():
+        assert torch.equal(value, held[key]), key
     learner.rng, twin.rng = rng(9), rng(9)
     action = learner.act(obs)
     assert torch.equal(action, twin.act(obs))
@@ -493,7 +498,10 @@ def test_a_saved_learner_goes_on_as_the_other(name):
     for one in (learner, twin):
         one.observe(torch.zeros(2, 1, 1), step)
     learner.rng, twin.rng = rng(9), rng(9)
-    assert torch.allclose(learner.act(step.obs), twin.act(step.obs), atol=1e-6)
+    assert torch.equal(learner.act(step.obs), twin.act(step.obs))
+    old = learner.state_dict()
+    del old["model"]  # what was saved before there was one
+    algorithm.learner(2, 1, rng(8)).load_state_dict(old)
 
 
 def test_the_learner_plans_for_what_it_is_told():
@@ -503,6 +511,7 @@ def test_the_learner_plans_for_what_it_is_told():
     gain = tasks.params["gain"].view(4, 1)
 
     class Truth:
+        model = torch.nn.Module()
         resets = 0
 
         def predict(self, obs, action):
@@ -592,6 +601,7 @@ def test_a_planner_thinks_in_bounds_and_acts_in_the_policys_units():
         return -(action[..., 0] - 0.8).square()
 
     class Adapter:
+        model = torch.nn.Module()
         resets = 0
 
         def predict(self, obs, action):
@@ -853,6 +863,16 @@ def test_rates_without_a_meaning_are_refused():
         for rate in (0.0, -1.0, math.nan, math.inf):
             with pytest.raises(UserError, match="--inner-lr"):
                 cls(inner_lr=rate)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_rate_may_be_a_whole_number(name):
+    env, found = HiddenGain(HiddenGainConfig(horizon=20)), []
+    for rate in (1, 1.0):
+        algorithm = fed(small(name, env, inner_lr=rate, learn_lr=False), rollout_of(env))
+        found.append((algorithm.loss(rng())[0], algorithm.model_error(rollout_of(env)).adapted))
+    assert torch.equal(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1], found[1][1])
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -26,9 +26,9 @@ class Factors(NamedTuple):
 
 def step_rates(rates: Params | float, layer: int) -> tuple[Any, Any]:
     """The rates of a layer's weights and bias: one number for all, or one each."""
-    if isinstance(rates, float):
-        return rates, rates
-    return rates[f"weight_{layer}"], rates[f"bias_{layer}"]
+    if isinstance(rates, dict):
+        return rates[f"weight_{layer}"], rates[f"bias_{layer}"]
+    return rates, rates
 
 
 class Dynamics(nn.Module):

@@ -102,10 +102,10 @@ def stepped(
     Differentiable once, in everything: with h and d functions of W, that is the second-order
     gradient.
     """
-    if isinstance(rate, float):
-        return shared(x, weight) - rate * (x @ h.mT @ d)
-    step: Tensor = _Step.apply(x, rate, h, d)
-    return shared(x, weight) - step
+    if isinstance(rate, Tensor):
+        step: Tensor = _Step.apply(x, rate, h, d)
+        return shared(x, weight) - step
+    return shared(x, weight) - rate * (x @ h.mT @ d)
 
 
 class _Step(torch.autograd.Function):

@@ -81,7 +81,7 @@ class GradientAdapter(ParameterAdapter):
     """Adapts from theta to the lane's last M transitions."""
 
     def __init__(self, model: GradientModel, cfg: GrBALConfig, lanes: int) -> None:
-        super().__init__(model.dynamics, cfg.past, lanes)
+        super().__init__(model, model.dynamics, cfg.past, lanes)
         self.step_size = model.step_size
 
     def step(

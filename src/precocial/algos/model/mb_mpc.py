@@ -1,4 +1,4 @@
-"""References for models that adapt: one global model, and one that goes on training at test time.
+"""References for models that adapt: one global model, and one that goes on training while it acts.
 
 ``mb-mpc``: Nagabandi et al. 2018, https://arxiv.org/abs/1708.02596, Algorithm 1. The model is
 fitted to all data at once and never adapts: what it scores is what one robust model can do.
@@ -48,7 +48,7 @@ class MBDEConfig(AdaptiveConfig):
     """Settings of ``mb-de``."""
 
     inner_lr: float = 0.01
-    """Rate of the gradient steps at test time (alpha)."""
+    """Rate of the gradient steps while it acts (alpha)."""
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
@@ -62,13 +62,13 @@ class FixedAdapter:
     resets = 0
 
     def __init__(self, dynamics: Dynamics) -> None:
-        self.dynamics, self.theta = dynamics, dynamics.theta
+        self.model, self.theta = dynamics, dynamics.theta
 
     def predict(
         self, obs: Float[Tensor, "b c o"], action: Float[Tensor, "b c a"]
     ) -> Float[Tensor, "b c o"]:
         """By the one model."""
-        return self.dynamics.predict(self.theta, obs, action)
+        return self.model.predict(self.theta, obs, action)
 
     def observe(
         self, obs: Float[Tensor, "b o"], action: Float[Tensor, "b a"],
@@ -88,7 +88,7 @@ class DynamicAdapter(ParameterAdapter):
     """Trains on while it acts."""
 
     def __init__(self, dynamics: Dynamics, cfg: MBDEConfig, lanes: int) -> None:
-        super().__init__(dynamics, cfg.past, lanes)
+        super().__init__(dynamics, dynamics, cfg.past, lanes)
         self.inner_lr, self.phi = cfg.inner_lr, expand(self.theta, lanes)
 
     def step(

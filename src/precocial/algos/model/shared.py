@@ -88,6 +88,8 @@ class AdaptiveConfig(ModelConfig):
 class Adapter(Protocol):
     """A model of the dynamics on B lanes, and what adapts it to each lane's present."""
 
+    model: nn.Module
+    """All that was trained, a copy of the adapter's own."""
     resets: int
     """Lanes whose adaptation broke down (NaN) and was started afresh."""
 
@@ -159,13 +161,14 @@ class ParameterAdapter:
     """Parameters phi of each lane's own, adapted at every step; a method says how in ``step``.
 
     Args:
-        dynamics: The model, not changed; its parameters are theta.
+        model: All that was trained, not changed.
+        dynamics: The model or a part of it; its parameters are theta.
         past: M, transitions that ``step`` is given.
         lanes: B.
     """
 
-    def __init__(self, dynamics: Dynamics, past: int, lanes: int) -> None:
-        self.dynamics, self.window = dynamics, Window(past, lanes)
+    def __init__(self, model: nn.Module, dynamics: Dynamics, past: int, lanes: int) -> None:
+        self.model, self.dynamics, self.window = model, dynamics, Window(past, lanes)
         self.theta = dynamics.theta
         self.phi = self.theta
         self.resets = 0
@@ -287,11 +290,16 @@ class MPCLearner:
         """Nothing: the model has adapted at every step."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What it knows of the present, and its plan."""
-        return {"adapter": self.adapter.state_dict(), "plan": self.plan._asdict()}
+        """Its model, what it knows of the present, and its plan."""
+        return {
+            "model": self.adapter.model.state_dict(), "adapter": self.adapter.state_dict(),
+            "plan": self.plan._asdict(),
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as the saved learner."""
+        """Continue as the saved learner; without a saved model, with the one that is here."""
+        if "model" in state:
+            self.adapter.model.load_state_dict(state["model"])
         self.adapter.load_state_dict(state["adapter"])
         self.plan = Plan(**state["plan"])
 
