@@ -212,9 +212,9 @@ def test_a_model_that_adapts_lowers_its_error_where_a_global_one_cannot():
     small = {"model_updates": 120, "candidates": 64}
     rebal, met, score = hidden_gain("rebal", 6, memory_size=32, **small)
     fixed, _, blind = hidden_gain("mb-mpc", 6, **small)
-    error = rebal.diagnose(met)
+    error = rebal.diagnose(met, rebal.spec)
     assert error.adapted.mean() < 0.75 * error.unadapted.mean()
-    assert error.adapted.mean() < 0.75 * fixed.diagnose(met).adapted.mean()
+    assert error.adapted.mean() < 0.75 * fixed.diagnose(met, fixed.spec).adapted.mean()
     assert score > blind + 40
 
 
@@ -224,7 +224,7 @@ def test_models_that_adapt_recover_from_a_flipped_sign(name):
     settings = {} if name == "grbal" else {"memory_size": 64}
     algo, met, score = hidden_gain(name, 30, model_updates=150, **settings)
     fixed, _, blind = hidden_gain("mb-mpc", 30, model_updates=150)
-    error = algo.diagnose(met)
+    error = algo.diagnose(met, algo.spec)
     assert error.adapted.mean() < 0.75 * error.unadapted.mean()
-    assert error.adapted.mean() < 0.6 * fixed.diagnose(met).adapted.mean()
+    assert error.adapted.mean() < 0.6 * fixed.diagnose(met, fixed.spec).adapted.mean()
     assert score > -60 and score > blind + 80

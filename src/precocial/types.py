@@ -284,8 +284,8 @@ class Diagnosis(Protocol):
 class Diagnosing(Protocol):
     """An algorithm that has more to say of an evaluation than returns."""
 
-    def diagnose(self, rollout: Rollout) -> Diagnosis:
-        """Look at what was met on N tasks, whoever acted."""
+    def diagnose(self, rollout: Rollout, spec: EnvSpec) -> Diagnosis:
+        """Look at what was met on N tasks, whoever acted; ``spec`` is of the environment then."""
         ...
 
 

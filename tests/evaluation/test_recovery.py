@@ -126,7 +126,7 @@ def runs(tmp_path_factory):
 
 
 def met_by(run, num_tasks):
-    """What a run meets when it is evaluated on so many test tasks."""
+    """What a run meets when it is evaluated on so many test tasks, and in which environment."""
     plan, trained, rollouts = read_plan(run), load(run), []
     tasks = trained.env.sample_tasks(num_tasks, "test", generator(0, "evaluation tasks", "test"))
     adaptation_curve(
@@ -134,12 +134,12 @@ def met_by(run, num_tasks):
         on_trial=rollouts.append,
     )  # fmt: skip
     [rollout] = rollouts
-    return rollout
+    return rollout, trained.env.spec
 
 
-def error_on(run, rollout):
+def error_on(run, met):
     """The mean error of a run's model, adapted, on what someone met."""
-    return pytest.approx(load(run).algorithm.diagnose(rollout).adapted.mean(), rel=1e-5)
+    return pytest.approx(load(run).algorithm.diagnose(*met).adapted.mean(), rel=1e-5)
 
 
 def test_references_are_scored_on_what_the_runs_in_question_met(runs):
@@ -153,13 +153,27 @@ def test_references_are_scored_on_what_the_runs_in_question_met(runs):
     assert alone["model_error"]["adapted_seeds"] != [error_on(theirs, met)]
 
 
+def test_a_reference_with_another_action_scale_is_asked_about_what_was_done(tmp_path):
+    folders = {}
+    for scale in ("1", "4"):
+        folders[scale] = tmp_path / scale
+        line = ["train", "mb-mpc", "--env", "arm-7dof", *TINY, "--env-threads", "1"]
+        line += ["--env-action-scale", scale, "--out", str(folders[scale])]
+        assert main(line) == 0
+    models = [load(folder).algorithm.model.state_dict() for folder in folders.values()]
+    assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
+    result = evaluate(folders["1"], tasks=2, references=[folders["4"]], keep=False)
+    [theirs] = result["reference_errors"].values()
+    assert theirs["adapted"] == result["model_error"]["adapted"]  # one and the same model
+
+
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 def test_every_reference_is_scored_on_what_each_run_in_question_met(runs, seeds):
     ours, theirs = [runs["grbal", 0], runs["grbal", 1]], [runs["mb-de", seed] for seed in seeds]
     met = [met_by(run, 2) for run in ours]
     result = evaluate(ours, tasks=2, references=theirs, keep=False)
     found = result["reference_errors"]["mb-de"]
-    pairs = [error_on(run, rollout) for run in theirs for rollout in met]
+    pairs = [error_on(run, one) for run in theirs for one in met]
     assert found["adapted_seeds"] == pairs
     assert found["adapted"] == pytest.approx(np.mean(found["adapted_seeds"]))
 

@@ -626,12 +626,15 @@ def test_a_planner_thinks_in_bounds_and_acts_in_the_policys_units():
 
 
 def test_errors_do_not_depend_on_the_policys_units():
+    """Neither on those of who acted nor on those of the model that is asked."""
+    plain, doubled, found = HiddenGain(), Doubled(), []
     rollout = rollout_of(HiddenGain(HiddenGainConfig(horizon=40)), steps=40)
-    found = []
-    for env, factor in ((HiddenGain(), 1), (Doubled(), 2)):
+    other = rollout._replace(action=2 * rollout.action)
+    for env in (plain, doubled):
         algorithm = fed(small("grbal", env), rollout)
-        found.append(algorithm.diagnose(rollout._replace(action=factor * rollout.action)))
-    np.testing.assert_array_equal(found[0].adapted, found[1].adapted)
+        found += [algorithm.diagnose(rollout, plain.spec), algorithm.diagnose(other, doubled.spec)]
+    for errors in found[1:]:
+        np.testing.assert_array_equal(errors.adapted, found[0].adapted)
 
 
 # ---- methods ----------------------------------------------------------------------------------
@@ -670,12 +673,12 @@ def test_permuting_tasks_permutes_model_errors(name):
     env = HiddenGain(HiddenGainConfig(horizon=40, switch_at=20))
     algorithm = trained(name, env)
     rollout = rollout_of(env, steps=40)
-    errors = algorithm.diagnose(rollout)
+    errors = algorithm.diagnose(rollout, env.spec)
     assert errors.since == "switch" and errors.by_transitions.shape == (2, 33)
     flipped = type(rollout)(*(x.flip(0) for x in rollout[:-1]), {
         k: v.flip(0) for k, v in rollout.extra.items()
     })  # fmt: skip
-    again = algorithm.diagnose(flipped)
+    again = algorithm.diagnose(flipped, env.spec)
     np.testing.assert_allclose(errors.adapted[::-1], again.adapted, rtol=1e-4)
     np.testing.assert_allclose(errors.unadapted[::-1], again.unadapted, rtol=1e-4)
     if name == "mb-mpc":
@@ -688,7 +691,7 @@ def test_a_model_that_predicts_nothing_has_the_error_of_a_guess():
     algorithm = small("mb-mpc", env)
     for p in algorithm.model.parameters():
         p.data.zero_()
-    errors = algorithm.diagnose(rollout_of(env, steps=60))
+    errors = algorithm.diagnose(rollout_of(env, steps=60), env.spec)
     assert errors.unadapted.mean() == pytest.approx(1.0, abs=0.15)
 
 
@@ -788,7 +791,7 @@ def moves_and_errors(switched=None, ended=(), diverged=()):
         spec(obs=1, action=1), rng(),
     )  # fmt: skip
     algorithm.adapter = LastMove
-    return move.double().numpy(), algorithm.diagnose(rollout)
+    return move.double().numpy(), algorithm.diagnose(rollout, algorithm.spec)
 
 
 def check_errors(move, errors, counted, opening):
@@ -870,7 +873,8 @@ def test_a_rate_may_be_a_whole_number(name):
     env, found = HiddenGain(HiddenGainConfig(horizon=20)), []
     for rate in (1, 1.0):
         algorithm = fed(small(name, env, inner_lr=rate, learn_lr=False), rollout_of(env))
-        found.append((algorithm.loss(rng())[0], algorithm.model_error(rollout_of(env)).adapted))
+        errors = algorithm.diagnose(rollout_of(env), env.spec)
+        found.append((algorithm.loss(rng())[0], errors.adapted))
     assert torch.equal(found[0][0], found[1][0])
     np.testing.assert_array_equal(found[0][1], found[1][1])
 

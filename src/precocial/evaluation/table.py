@@ -19,7 +19,7 @@ from precocial.runs.folder import expand_runs, load_algorithm, read_plan
 from precocial.runs.plan import Plan
 from precocial.seeding import generator
 from precocial.statistics import bootstrap_interval
-from precocial.types import Diagnosing, Diagnosis, Rollout, Split, UserError
+from precocial.types import Diagnosing, Diagnosis, EnvSpec, Rollout, Split, UserError
 
 
 def evaluate(
@@ -119,7 +119,7 @@ def evaluate(
     result["reference_curves"] = {}
     curves: dict[str, list[Curve]] = {k: [v] for k, v in first["known"].items()}
     same_stages = len(first["curve"].episodes_seen) - 1
-    met = [rollout for s in scored for rollout in s["trials"]]
+    met = [trial for s in scored for trial in s["trials"]]
     theirs: dict[str, list[Diagnosis]] = {}  # of the rollouts that these met
     for run in others:
         algo = read_plan(run).algo
@@ -183,12 +183,12 @@ def _score(
     seed: int,
     adapt_lrs: tuple[float, ...] = (),
     with_known: bool = False,
-    data: list[Rollout] | None = None,
+    data: list[tuple[Rollout, EnvSpec]] | None = None,
 ) -> dict[str, Any]:
     """One run on the evaluation's tasks.
 
-    ``data`` is what it is asked about, if it can say more than returns, rollout by rollout; by
-    default what it met itself, of the first chunk of tasks.
+    ``data`` is what it is asked about, if it can say more than returns, rollout by rollout with the
+    environment's; by default what it met itself, of the first chunk of tasks.
     """
     overrides = {"adapt_lrs": adapt_lrs} if adapt_lrs else {}
     p, env, algorithm, _ = load_algorithm(run, which, **overrides)
@@ -197,11 +197,11 @@ def _score(
     in_trial = algorithm.is_trial
     trial = in_trial and stages == usual
     assert lanes is not None
-    trials: list[Rollout] = []
+    trials: list[tuple[Rollout, EnvSpec]] = []
 
     def keep_first(rollout: Rollout) -> None:
         if not trials:
-            trials.append(rollout)
+            trials.append((rollout, env.spec))
 
     try:
         batch = env.sample_tasks(tasks, split, generator(seed, "evaluation tasks", split))
@@ -213,8 +213,8 @@ def _score(
         diagnoses = []
         if isinstance(algorithm, Diagnosing):
             diagnoses = [
-                algorithm.diagnose(tree_map(lambda x: x.to(p.run.device), rollout))
-                for rollout in data or trials
+                algorithm.diagnose(tree_map(lambda x: x.to(p.run.device), rollout), spec)
+                for rollout, spec in data or trials
             ]
         # The optimum is that of the family's whole trial, on the prior it was computed for.
         own = env.spec.trial_episodes or 1

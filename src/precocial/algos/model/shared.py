@@ -88,10 +88,13 @@ class AdaptiveConfig(ModelConfig):
 class Adapter(Protocol):
     """A model of the dynamics on B lanes, and what adapts it to each lane's present."""
 
-    model: nn.Module
-    """All that was trained, a copy of the adapter's own."""
     resets: int
     """Lanes whose adaptation broke down (NaN) and was started afresh."""
+
+    @property
+    def model(self) -> nn.Module:
+        """All that was trained, a copy of the adapter's own."""
+        ...
 
     def predict(
         self, obs: Float[Tensor, "b c o"], action: Float[Tensor, "b c a"]
@@ -411,16 +414,17 @@ class ModelBased:
             self.dynamics.update_statistics(new.obs[counts], new.next_obs[counts])
 
     @torch.no_grad()
-    def diagnose(self, rollout: Rollout) -> ModelErrors:
+    def diagnose(self, rollout: Rollout, spec: EnvSpec) -> ModelErrors:
         """How well the model predicts what happened on each task, whoever acted.
 
-        Counted are transitions of a lane's first episode after at least 16 others; where the world
-        changed, after at least 16 of the new one.
+        ``spec`` is of the environment that was acted in: it says what the actions mean. Counted are
+        transitions of a lane's first episode after at least 16 others; where the world changed,
+        after at least 16 of the new one.
         """
         (num, lanes), steps = rollout.reward.shape[:2], rollout.reward.shape[2]
         # (N, E, T, ...) -> (N*E, T, ...)
         obs, next_obs = rollout.obs.flatten(0, 1), rollout.next_obs.flatten(0, 1)
-        action = clipped(rollout.action, self.spec).flatten(0, 1)
+        action = clipped(rollout.action, spec).flatten(0, 1)
         ended = (rollout.terminated | rollout.truncated).flatten(0, 1)
         adapter, fresh = self.adapter(num * lanes), self.adapter(num * lanes)
         size = self.spec.obs_dim - self.spec.command_dim
