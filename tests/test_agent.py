@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import precocial
+from precocial.training import run
 from precocial.types import UserError
 
 SMALL = {
@@ -123,6 +124,22 @@ def test_a_memory_learns_in_a_loop_of_ones_own_without_adapt(memory, tmp_path):
     fresh = precocial.load(folder).learner()
     fresh.act(obs)
     assert not torch.equal(fresh.inner.acted["logits"], back.inner.acted["logits"])
+
+
+def test_a_saved_planner_goes_on_with_its_own_model_though_the_run_trained_on(tmp_path):
+    small = {"hidden": (8,), "model_updates": 2, "candidates": 4, "num_tasks": 2, "quiet": True}
+    small |= {"iterations": 1, "eval_every": 0, "env_horizon": 40}
+    folder = precocial.train("grbal", "hidden-gain", out=tmp_path / "run", **small)
+    env = gymnasium.make("precocial/HiddenGain-v0", horizon=20)
+    learner = precocial.load(folder, "best").learner()
+    episode(env, learner)
+    learner.save(tmp_path / "half-way")
+    run(folder, 2, quiet=True)
+    back, other = precocial.load_agent(folder, tmp_path / "half-way"), precocial.load(folder)
+    at = torch.zeros(1, 1, 3), torch.ones(1, 1, 1)
+    expected = learner.inner.adapter.predict(*at)
+    assert torch.equal(back.inner.adapter.predict(*at), expected)
+    assert not torch.equal(other.learner().inner.adapter.predict(*at), expected)
 
 
 def test_trials_are_scored_beside_known_methods_and_robust_policies(tmp_path):
