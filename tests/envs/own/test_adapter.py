@@ -1,8 +1,11 @@
 """A user's own environment: the adapter, its workers, and the way back to Gymnasium."""
 
+import dataclasses
+import datetime
 import functools
 import os
 import random
+import threading
 import time
 import warnings
 from collections import namedtuple
@@ -16,6 +19,7 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 
 from precocial.envs import ENVS
+from precocial.envs.own import adapter
 from precocial.envs.own.adapter import EnvError, GymConfig, GymTaskEnv, equal, numbers, resolve
 from precocial.envs.registration import gym_id, register_all
 from precocial.envs.single import TaskGymEnv
@@ -203,14 +207,40 @@ def limited():
     return gymnasium.wrappers.TimeLimit(Unlimited(), 5)
 
 
-def test_the_horizon_comes_from_the_environment_or_the_user():
+def test_the_horizon_comes_from_the_environment_or_the_user(monkeypatch):
+    monkeypatch.setattr(adapter, "_PROBE_STEPS", 50)
     assert GymTaskEnv(limited).spec.horizon == 5
     assert GymTaskEnv(limited, GymConfig(horizon=3)).spec.horizon == 3
     assert GymTaskEnv(Unlimited, GymConfig(horizon=9)).spec.horizon == 9
-    with pytest.raises(UserError, match="names no time limit; give one with --env-horizon"):
+    with pytest.raises(UserError, match=r"and playing it shows none; .*--env-horizon"):
         GymTaskEnv(Unlimited)
     with pytest.raises(UserError, match="--env-horizon is 6, but Unlimited ends its episodes at 5"):
         GymTaskEnv(limited, GymConfig(horizon=6))
+
+
+class SelfTruncating(Unlimited):
+    """Ends by its own clock, as most do, and names it nowhere."""
+
+    clock = 9
+
+    def step(self, action):
+        obs, reward, terminated, _, info = super().step(action)
+        return obs, reward, terminated, self.t >= self.clock, info
+
+
+def test_a_time_limit_that_is_named_nowhere_is_found_by_playing(capsys, monkeypatch):
+    monkeypatch.setattr(adapter, "_PROBE_STEPS", 100)
+    env = GymTaskEnv(SelfTruncating)
+    assert env.spec.horizon == env.cfg.horizon == 9
+    told = "precocial: SelfTruncating names no time limit; it truncates its episodes after 9 steps"
+    assert capsys.readouterr().err.startswith(told)
+    assert GymTaskEnv(SelfTruncating, env.cfg).spec.horizon == 9
+    assert not capsys.readouterr().err
+    # Neither a clock that differs, nor an end that is no clock, nor one far away is a time limit.
+    varying = property(lambda env: 5 + int(env.np_random.integers(4)))
+    for clock in (varying, 10**9):
+        with pytest.raises(UserError, match="playing it shows none"):
+            GymTaskEnv(type("Other", (SelfTruncating,), {"clock": clock}))
 
 
 class Successful(Line):
@@ -354,6 +384,24 @@ def test_finite_families_repeat_no_task_before_all_have_come():
     assert sorted(env.source.finite) == [-1, 0, 1]
 
 
+class Numbered(Line):
+    num_tasks = np.int64(3)
+
+    def sample_tasks(self, n):
+        return list(self.np_random.choice([-1.0, 0.0, 1.0], n))
+
+
+@pytest.mark.parametrize(
+    "tasks", [np.array([-1.0, 0.0, 1.0]), range(-1, 2), torch.tensor([-1.0, 0.0, 1.0])]
+)
+def test_a_finite_family_is_any_sequence_or_any_whole_number(tasks):
+    for env in (GymTaskEnv(type("Given", (Line,), {"tasks": tasks})), GymTaskEnv(Numbered)):
+        assert env.spec.num_tasks == 3
+        assert sorted(map(float, env.source.finite)) == [-1, 0, 1]
+    text = GymTaskEnv(type("Text", (Line,), {"tasks": "three"}))
+    assert text.spec.num_tasks is None
+
+
 class SplitAware(Line):
     def sample_tasks(self, n, split="train"):
         low = {"train": 0, "valid": 1, "test": 2, "shifted": 3}[split]
@@ -387,12 +435,141 @@ def test_tasks_compare_by_value_and_flatten_to_numbers():
     assert not equal(Blob(1.0), 1.0)
 
 
+@dataclasses.dataclass
+class Course:
+    """``==`` raises for it: it would ask whether an array is true."""
+
+    gates: np.ndarray
+    wind: float = float("nan")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Leg:
+    course: Course
+
+
+def test_tasks_that_compare_oddly():
+    fields = [("x", float), ("y", float)]
+    for same in (
+        lambda: float("nan"),
+        lambda: np.array([1.0, np.nan]),
+        lambda: torch.tensor([1.0, float("nan")]),
+        lambda: {"mass": [np.nan, 1.0]},
+        lambda: Course(np.arange(3)),
+        lambda: Leg(Course(np.arange(3))),
+        lambda: np.array([np.arange(2), None], object),
+        lambda: np.array([(1.0, np.nan)], fields)[0],
+        lambda: functools.partial(int, base=3),
+        lambda: Blob(np.arange(2)),
+        lambda: datetime.date(2020, 1, 1),
+    ):
+        assert equal(same(), same()), same()
+    for one, other in (
+        (float("nan"), 1.0),
+        (np.array([1.0, np.nan]), np.array([2.0, np.nan])),
+        (Course(np.arange(3)), Course(np.arange(4))),
+        (Leg(Course(np.arange(3))), Leg(Course(np.zeros(3)))),
+        (np.array([(1.0, np.nan)], fields)[0], np.array([(2.0, np.nan)], fields)[0]),
+        (functools.partial(int, base=3), functools.partial(int, base=4)),
+        (lambda: 0, lambda: 1),
+        (datetime.date(2020, 1, 1), datetime.date(2020, 1, 2)),
+        ("hill", 1.0),
+    ):
+        assert not equal(one, other), (one, other)
+
+
 def test_task_features_are_standardised():
     env = GymTaskEnv(Line)
     features = env.task_features(env.sample_tasks(200, "test", rng()))
     assert features.shape == (200, env.spec.task_dim) == (200, 1)
     assert abs(features.mean()) < 0.3
     assert 0.8 < features.std() < 1.2
+
+
+class Wanders(Line):
+    """Changes the very object that it was given as its task."""
+
+    def sample_tasks(self, n):
+        return list(self.np_random.uniform(-1, 1, (n, 1)))
+
+    def set_task(self, task):
+        self.task = task
+
+    def step(self, action):
+        self.task += 0.05
+        self.gain = self.task.item()
+        return super().step(action)
+
+
+def test_every_lane_has_its_own_copy_of_the_task():
+    env = GymTaskEnv(Wanders)
+    tasks = env.sample_tasks(2, "train", rng())
+    before = [task.item() for task in env.table.look_up(tasks.id)]
+    obs = env.reset(tasks, 8, rng(1))
+    moved = (env.step(torch.ones(2, 8, 1)).next_obs - obs)[..., 0]
+    # Every lane moves by 0.3 (task + 0.05) and noise of 0.01; with one task object for eight lanes
+    # the last would move by 0.3 (task + 0.4), 0.105 more.
+    expected = 0.3 * (torch.tensor(before) + 0.05)
+    torch.testing.assert_close(moved, expected[:, None].expand(2, 8), atol=0.05, rtol=0)
+    assert [task.item() for task in env.table.look_up(tasks.id)] == before
+
+
+class Locked(Line):
+    def sample_tasks(self, n):
+        return [threading.Lock() for _ in range(n)]
+
+
+def test_a_task_that_cannot_be_copied_is_refused():
+    with pytest.raises(EnvError, match=r"a task cannot be copied.*lock.*plain data"):
+        GymTaskEnv(Locked)
+
+
+class FollowsTask(Line):
+    """Bounds of the actions that follow the task."""
+
+    def set_task(self, task):
+        self.gain = task
+        self.action_space = spaces.Box(-2, 2, (1,), np.float32)
+
+
+class InPlace(Line):
+    def __init__(self):
+        super().__init__()
+        self.action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def set_task(self, task):
+        self.gain = task
+        self.action_space.high[:] = 2
+
+
+class LongerObs(Line):
+    def set_task(self, task):
+        self.gain = task
+        self.observation_space = spaces.Box(-9, 9, (3,), np.float32)
+
+
+class WiderObs(Line):
+    """Bounds of observations do not matter."""
+
+    def set_task(self, task):
+        self.gain = task
+        self.observation_space = spaces.Box(-9, 9, (2,), np.float32)
+        self.action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+
+def test_spaces_that_follow_the_task_are_refused():
+    for cls in (FollowsTask, InPlace):
+        with pytest.raises(
+            EnvError, match=r"action_space is Box\(-.*was Box\(-1\.0, 1\.0.*task"
+        ) as e:
+            started(cls)
+        assert e.value.code == "action-space"
+    with pytest.raises(EnvError, match=r"observation_space is .*\(3,\).*was .*\(2,\)") as e:
+        started(LongerObs)
+    assert e.value.code == "observation-space"
+    env, obs = started(WiderObs)
+    env.switch(env.sample_tasks(2, "test", rng(3)))
+    assert env.step(ones(env)).next_obs.shape == obs.shape
 
 
 def test_switch_changes_the_world_and_keeps_the_state():
@@ -553,6 +730,67 @@ def test_pictures():
         env.render(0, 0)
 
 
+class Bare(gymnasium.Env):
+    """What a wrapper of the user's is put around: no task, no limit."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+    observation_space, action_space = Line.observation_space, Line.action_space
+
+    def __init__(self, render_mode=None):
+        self.line, self.render_mode = Line(), render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.line.reset(seed=seed)
+
+    def step(self, action):
+        return self.line.step(action)
+
+    def render(self):
+        return np.full((4, 5, 3), self.line.t, np.uint8)
+
+
+class Meta(gymnasium.Wrapper):
+    """Builds its own environment; all of the contract is on the wrapper."""
+
+    max_episode_steps = 7
+    command_dim = np.int64(1)
+
+    def __init__(self, render_mode=None):
+        super().__init__(Bare(render_mode))
+
+    def sample_tasks(self, n):
+        return list(self.np_random.uniform(-1, 1, n))
+
+    def set_task(self, task):
+        self.env.line.gain = task
+
+    def get_task(self):
+        return self.env.line.gain
+
+    def reward_fn(self, obs, action, next_obs):
+        return -next_obs[..., 0].abs()
+
+    def terminal_fn(self, next_obs):
+        return next_obs[..., 0].abs() > 1
+
+
+def test_the_contract_is_found_on_a_wrapper_that_builds_its_environment():
+    env, _ = started(Meta)
+    assert (env.spec.horizon, env.spec.command_dim, env.spec.num_tasks) == (7, 1, None)
+    assert env.spec.reward_fn is not None
+    assert env.spec.terminal_fn is not None
+    env.step(ones(env))
+    assert env.render(1, 0).shape == (4, 5, 3)
+    assert identical(play(env), play(GymTaskEnv(Meta)))
+    finite = GymTaskEnv(type("Finite", (Meta,), {"tasks": [-1.0, 1.0]}))
+    assert finite.spec.num_tasks == 2
+    counted = type("Counting", (Meta,), {"num_tasks": 3, "sample_tasks": Counted.sample_tasks})
+    assert GymTaskEnv(counted).spec.num_tasks == 3
+    below = GymTaskEnv(lambda: gymnasium.wrappers.OrderEnforcing(TwoWays()))
+    assert (below.spec.horizon, below.spec.num_tasks) == (7, 2)
+
+
 # ---- worker processes ----------------------------------------------------------------------
 
 
@@ -576,8 +814,8 @@ class Dier(Sleeper):
 
 
 def test_workers_give_the_same_numbers_to_the_bit():
-    here = GymTaskEnv(Line)
-    there = GymTaskEnv(Line, GymConfig(workers=2))
+    here = GymTaskEnv(Wanders)
+    there = GymTaskEnv(Wanders, GymConfig(workers=2))
     assert identical(play(here), play(there))
     assert identical(play(here, n=1, lanes=1), play(there, n=1, lanes=1)), (
         "fewer lanes than workers"

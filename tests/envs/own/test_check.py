@@ -1,5 +1,6 @@
 """Every check of check-env is set off by one bad environment, and by no good one."""
 
+import dataclasses
 import random
 import re
 
@@ -11,6 +12,7 @@ from gymnasium import spaces
 
 from precocial.envs import ENVS, env_config, make_env
 from precocial.envs.control.point_nav import PointNav, PointNavConfig
+from precocial.envs.own import adapter
 from precocial.envs.own.adapter import GymConfig, GymTaskEnv
 from precocial.envs.own.check import check, check_env, check_task_env, task_components
 from precocial.types import Step, UserError
@@ -69,6 +71,41 @@ class Listed(Good):
     tasks = (-1.0, 0.5)
 
 
+class OwnClock(Good):
+    """Truncates itself, and names no limit."""
+
+    max_episode_steps = None
+
+    def step(self, action):
+        obs, reward, *_ = super().step(action)
+        return obs, reward, False, self.t >= 6, {}
+
+
+@dataclasses.dataclass
+class Place:
+    goal: np.ndarray
+    wind: float = float("nan")
+
+
+class Odd(Good):
+    """Tasks that ``==`` cannot compare, and that are not equal to themselves."""
+
+    def sample_tasks(self, n):
+        return [Place(self.np_random.uniform(-1, 1, 1)) for _ in range(n)]
+
+    def step(self, action):
+        self.t += 1
+        self.x += 0.3 * float(action[0])
+        return self.obs(), -abs(self.x - float(self.goal.goal[0])), False, False, {}
+
+
+class Wrapped(gymnasium.Wrapper):
+    """Builds its own environment."""
+
+    def __init__(self):
+        super().__init__(OwnClock())
+
+
 class Dynamic(Good):
     """The task shows in transitions only."""
 
@@ -102,7 +139,19 @@ class NestedBoxes(Good):
 
 
 @pytest.mark.parametrize(
-    "cls", [Good, EndsEarly, OneStep, Listed, Dynamic, FarFromGoal, NestedBoxes]
+    "cls",
+    [
+        Good,
+        EndsEarly,
+        OneStep,
+        Listed,
+        OwnClock,
+        Odd,
+        Wrapped,
+        Dynamic,
+        FarFromGoal,
+        NestedBoxes,
+    ],
 )
 def test_good_environments_raise_no_alarm(cls):
     assert check_env(cls) == []
@@ -134,6 +183,43 @@ class ForgetsTask(Good):
     def reset(self, *, seed=None, options=None):
         self.goal = 0.0
         return super().reset(seed=seed)
+
+
+class ChangesTask(Good):
+    """Its task is an array, and it is that very array that it changes."""
+
+    def sample_tasks(self, n):
+        return list(self.np_random.uniform(-1, 1, (n, 1)))
+
+    def step(self, action):
+        self.goal += 0.05
+        obs, reward, *rest = super().step(action)
+        return obs, float(reward[0]), *rest
+
+
+class ChangesAtReset(ChangesTask):
+    def reset(self, *, seed=None, options=None):
+        self.goal += 0.05
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        obs, reward, *rest = Good.step(self, action)
+        return obs, float(reward[0]), *rest
+
+
+class BoundsFollow(Good):
+    def set_task(self, task):
+        super().set_task(task)
+        self.action_space = spaces.Box(-1 - abs(task), 1 + abs(task), (1,), np.float32)
+
+
+class SizeFollows(Good):
+    def set_task(self, task):
+        super().set_task(task)
+        self.observation_space = spaces.Box(-9, 9, (3,), np.float32)
+
+    def obs(self):
+        return np.zeros(self.observation_space.shape, np.float32)
 
 
 class WrongTask(Good):
@@ -302,6 +388,10 @@ class Words(Good):
         (NoEffect, "task-without-effect", "12 tasks"),
         (ForgetsTask, "get-task", "after reset"),
         (WrongTask, "get-task", "gave 'line'"),
+        (ChangesTask, "task-changed", r"array\(.*copy.deepcopy"),
+        (ChangesAtReset, "task-changed", "reset or step"),
+        (BoundsFollow, "action-space", "with this task and was"),
+        (SizeFollows, "observation-space", "with this task and was"),
         (SameTasks, "same-tasks", "worker"),
         (FixedSeed, "tasks-not-reproducible", "np_random"),
         (Unseeded, "tasks-not-reproducible", "np_random"),
@@ -333,7 +423,8 @@ class Words(Good):
         (Words, "observation-space", "flatten"),
     ],
 )
-def test_every_fault_is_found(cls, code, word):
+def test_every_fault_is_found(cls, code, word, monkeypatch):
+    monkeypatch.setattr(adapter, "_PROBE_STEPS", 50)
     problems = check_env(cls)
     found = [p.message for p in problems if p.code == code]
     assert any(re.search(word, message) for message in found), problems

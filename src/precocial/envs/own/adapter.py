@@ -5,14 +5,16 @@ The environment is a ``gymnasium.Env`` with ``sample_tasks(n) -> list``, ``set_t
 
 - a ``split`` keyword of ``sample_tasks``, given "train", "valid", "test" or "shifted"; without it
   the splits differ in their random draws only;
-- ``tasks``, a list of all tasks, or ``num_tasks``, their number, where there are only so many;
-- ``max_episode_steps``, its time limit, where neither registration nor a wrapper names one;
+- ``tasks``, a sequence of all tasks, or ``num_tasks``, their number, where there are only so many;
+- ``max_episode_steps``, its time limit, where neither registration nor a wrapper names one; an
+  environment that names none is played until its episodes show it;
 - ``reward_fn(obs, action, next_obs)`` and, where episodes can end, ``terminal_fn(next_obs)`` on
   tensors (..., O) of flat observations and (..., A) of actions in its own units: reward and end as
   functions of what can be seen, which planning with a model needs;
 - ``command_dim``, how many of the last columns of the observation are commands, such as a target.
 
-One without ``sample_tasks`` is a family with a single task.
+All of these are looked for on wrappers and below. One without ``sample_tasks`` is a family with a
+single task.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ import functools
 import inspect
 import math
 import sys
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -51,8 +54,10 @@ from precocial.envs.own.workers import (
     attribute_of,
     build,
     build_id,
+    copied,
     described,
     flatten,
+    integer,
     method_of,
     misfit,
     raised,
@@ -68,7 +73,8 @@ class GymConfig(EnvConfig):
     """Options of a user's own environment."""
 
     horizon: int = 0
-    """Time limit of an episode, in steps (H); 0 takes the environment's own."""
+    """Time limit of an episode, in steps (H); 0 takes the environment's own, named or found by
+    playing it."""
     workers: int = 0
     """Processes that step the copies; 0 steps them in this one. Results are the same."""
     step_timeout: float = 60.0
@@ -89,6 +95,11 @@ class GymConfig(EnvConfig):
 
 LANES_AT_ONCE = 400
 """Copies of a user's environment that evaluation keeps at a time."""
+
+_PROBE_EPISODES, _PROBE_TRUNCATED = 30, 3
+"""Episodes played, at most, to find a time limit; how many of them have to show it."""
+_PROBE_STEPS, _PROBE_S = 5_000, 120.0
+"""Steps and seconds after which it counts as not to be found."""
 
 
 # ---- from a string to an environment -------------------------------------------------------
@@ -168,7 +179,7 @@ class TaskSource:
     """One copy of the environment that is never stepped: spaces, time limit, and fresh tasks."""
 
     def __init__(self, factory: Factory) -> None:
-        self.streams = Streams()
+        self.factory, self.streams = factory, Streams()
         with self.streams:
             self.env = self.call("while being built", build, factory)
         self.name = type(self.env.unwrapped).__name__
@@ -195,7 +206,7 @@ class TaskSource:
         self.streams.seed(seed)
         with self.streams:
             if self.example is not None and self.set_task is not None:
-                self.call(where, self.set_task, self.example)
+                self.call(where, self.set_task, copied(self.example))
                 self.call(where, self.env.reset, seed=seed)
             else:  # some cannot be reset before they have a task
                 self.env.unwrapped.np_random = np.random.default_rng(seed)
@@ -212,18 +223,59 @@ class TaskSource:
             raise EnvError(
                 f"{self.name}: sample_tasks({n}) gave {len(tasks)} tasks, {where}", "contract"
             )
-        return tasks
+        return copied(tasks)  # the environment may keep what it gave, and change it
 
     def horizon(self) -> int:
-        """The environment's own time limit in steps, from registration, wrapper or attribute."""
+        """The time limit in steps that registration, wrapper or attribute names; 0 for none."""
         env, limits = self.env, []
         if env.spec is not None:
             limits.append(env.spec.max_episode_steps)
         while isinstance(env, gymnasium.Wrapper):
             limits.append(getattr(env, "_max_episode_steps", None))  # TimeLimit
+            limits.append(getattr(env, "max_episode_steps", None))
             env = env.env
         limits.append(getattr(env, "max_episode_steps", None))
-        return min((int(x) for x in limits if isinstance(x, int | np.integer)), default=0)
+        found = (integer(limit) for limit in limits)
+        return min((limit for limit in found if limit and limit > 0), default=0)
+
+    def probe(self) -> int:
+        """The time limit in steps that play shows, said on stderr; 0 where it cannot be told.
+
+        Random episodes of different tasks are played until three of them were truncated. They must
+        be of one length, and none that terminated may have lasted longer.
+        """
+        tasks = self.finite or self.draw(_PROBE_EPISODES, "train", 0)
+        copies = Copies(self.factory, _PROBE_STEPS + 1)
+        left, given_up = _PROBE_STEPS, time.monotonic() + _PROBE_S
+        lengths: dict[bool, list[int]] = {False: [], True: []}  # by whether it was truncated
+        try:
+            for i in range(_PROBE_EPISODES):
+                copies.reset([Seat(tasks[i % len(tasks)], i, 0, 0)])
+                space = copies.action_space
+                space.seed(i)
+                action, ended, length = space.sample(), False, 0
+                while not ended:
+                    if length == left or time.monotonic() > given_up:
+                        return 0
+                    step = copies.step(np.asarray(action)[None])
+                    ended, length = bool(step.terminated[0] or step.truncated[0]), length + 1
+                    action = space.sample() if i % 2 == 0 else action  # or one all along
+                left -= length
+                lengths[bool(step.truncated[0])].append(length)
+                if len(lengths[True]) == _PROBE_TRUNCATED:
+                    break
+        finally:
+            copies.close()
+        if len(lengths[True]) < _PROBE_TRUNCATED or len(set(lengths[True])) > 1:
+            return 0
+        found = lengths[True][0]
+        if max(lengths[False], default=0) > found:
+            return 0
+        print(
+            f"precocial: {self.name} names no time limit; it truncates its episodes after {found} "
+            "steps, which is taken as --env-horizon", file=sys.stderr,
+        )  # fmt: skip
+        return found
 
     def call(self, where: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the user's code; ``where`` ends the line about what it raises."""
@@ -238,13 +290,14 @@ class TaskSource:
         """All tasks, where there are only so many and no split divides them."""
         if self.takes_split:
             return None
-        listed = getattr(self.env.unwrapped, "tasks", None)
-        if isinstance(listed, list | tuple) and listed:
-            return list(listed)
+        where = "while its tasks are being counted"
+        listed = self.call(where, attribute_of, self.env, "tasks")
+        if is_sequence(listed) and len(listed):
+            return list(copied(listed))
         if self.sample is None:
             return [None]
-        count = getattr(self.env.unwrapped, "num_tasks", None)
-        if not isinstance(count, int) or count < 1:
+        count = integer(self.call(where, attribute_of, self.env, "num_tasks"))
+        if count is None or count < 1:
             return None
         found: list[Any] = []
         for task in self.draw(64 * count, "train", 0):
@@ -258,20 +311,48 @@ class TaskSource:
         return found
 
 
+def is_sequence(value: Any) -> bool:
+    """Whether it holds things in order: a list, an array, a range, a tensor; no text."""
+    if isinstance(value, np.ndarray | Tensor):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
 def equal(a: Any, b: Any) -> bool:
-    """Whether two opaque tasks are the same, by value."""
+    """Whether two opaque tasks are the same, by value; NaN is the same as NaN."""
     if a is b:
         return True
+    if np.isscalar(a) and np.isscalar(b) and not isinstance(a, np.void):
+        return bool(_same(a, b))
     if type(a) is not type(b):
-        return bool(np.isscalar(a) and np.isscalar(b) and a == b)
+        return False
     if isinstance(a, Mapping):
         return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(equal, a, b))
+    if isinstance(a, np.ndarray | np.void) and a.dtype.kind in "OV":  # of objects, of fields
+        return a.shape == b.shape and equal(a.tolist(), b.tolist())
     if isinstance(a, np.ndarray | Tensor):
-        return a.shape == b.shape and bool((a == b).all())
-    by_identity = getattr(type(a), "__eq__", None) is object.__eq__
-    return equal(vars(a), vars(b)) if by_identity and hasattr(a, "__dict__") else bool(a == b)
+        return a.shape == b.shape and bool(_same(a, b).all())
+    try:
+        if a == b:
+            return True
+    except Exception:  # as arrays within make it do
+        pass
+    try:
+        return equal(_contents(a), _contents(b))
+    except Exception:  # some, such as functions, cannot be taken apart
+        return False
+
+
+def _same(a: Any, b: Any) -> Any:
+    return (a == b) | ((a != a) & (b != b))
+
+
+def _contents(value: Any) -> list[Any]:
+    """What an object would be rebuilt from."""
+    parts = value.__reduce_ex__(4)
+    return [list(part) if isinstance(part, Iterator) else part for part in parts]
 
 
 def numbers(task: Any) -> list[float] | None:
@@ -431,21 +512,28 @@ class GymTaskEnv:
     def _commands(self) -> int:
         most = spaces.flatdim(self.observation_space) - 1
         given = attribute_of(self.source.env, "command_dim", 0)
-        if not isinstance(given, int) or not 0 <= given <= most:
+        count = integer(given)
+        if count is None or not 0 <= count <= most:
             raise EnvError(
                 f"{self.source.name}: command_dim is {described(given)}; expected a number of "
                 f"columns of the observation, 0 to {most}", "contract",
             )  # fmt: skip
-        return given
+        return count
 
     def _horizon(self) -> int:
         own, given = self.source.horizon(), self.cfg.horizon
-        if not own and not given:
-            raise UserError(f"{self.source.name} names no time limit; give one with --env-horizon")
         if own and given > own:
             raise UserError(
                 f"--env-horizon is {given}, but {self.source.name} ends its episodes at {own} steps"
             )
+        if not own and not given:
+            given = self.source.probe()
+            if not given:
+                raise UserError(
+                    f"{self.source.name} names no time limit, and playing it shows none; give one "
+                    "with --env-horizon"
+                )
+            self.cfg = dataclasses.replace(self.cfg, horizon=given)
         return given or own
 
     # ---- the TaskEnv protocol -------------------------------------------------------------
@@ -590,11 +678,11 @@ class GymTaskEnv:
     def _numbers(self, tasks: list[Any]) -> Float[np.ndarray, "n d"]:
         rows = [numbers(task) for task in tasks]
         for task, row in zip(tasks, rows, strict=True):
-            if not row or len(row) != self.spec.task_dim:
+            if not row or len(row) != self.spec.task_dim or not np.isfinite(row).all():
                 raise UserError(
                     f"{self.source.name} has the task {described(task)}, which is not the same "
-                    "count of numbers for every task; the oracle needs numbers, arrays, or dicts "
-                    "or lists of them"
+                    "count of finite numbers for every task; the oracle needs numbers, arrays, or "
+                    "dicts or lists of them"
                 )
         return np.array(rows, float)
 

@@ -31,6 +31,7 @@ from precocial.envs.own.workers import (
     EnvError,
     Factory,
     Seat,
+    copied,
     described,
     method_of,
     misfit,
@@ -90,12 +91,12 @@ def check_env(factory: Factory, horizon: int = 0) -> list[Problem]:
             problems += _check_spaces(source)
         if problems:
             return problems
-        limit = horizon or source.horizon()
+        limit = horizon or source.horizon() or source.probe()
         if not limit:
             problems.append(Problem(
-                "no-time-limit", f"{source.name} names no time limit; register it with "
-                "max_episode_steps, wrap it in TimeLimit, set the attribute max_episode_steps, or "
-                "give --env-horizon",
+                "no-time-limit", f"{source.name} names no time limit, and playing it shows none; "
+                "register it with max_episode_steps, wrap it in TimeLimit, set the attribute "
+                "max_episode_steps, or give --env-horizon",
             ))  # fmt: skip
         problems += _check_tasks(source, factory)
         tasks = _distinct(source)
@@ -167,12 +168,13 @@ def _check_get_task(source: TaskSource, tasks: list[Any]) -> Iterator[Problem]:
     assert set_task is not None and get_task is not None
     for task in tasks:
         where = f"while get_task is being checked, task {described(task)}"
-        source.call(where, set_task, task)
-        before = source.call(where, get_task)
+        own = copied(task)
+        source.call(where, set_task, own)
+        before = copied(source.call(where, get_task))
         source.call(where, source.env.reset, seed=0)
         after = source.call(where, get_task)
         for given, when in ((before, "after set_task"), (after, "after reset")):
-            if not equal(given, task):
+            if not equal(given, task) and equal(own, task):  # else it is "task-changed"
                 yield Problem(
                     "get-task", f"{when} get_task() gave {described(given)}; {described(task)} was "
                     "set and should stay until the next set_task",
@@ -257,11 +259,12 @@ def _differ(play: Play) -> bool:
 def _check_observations(
     source: TaskSource, task: Any, actions: Shaped[np.ndarray, "t *a"]
 ) -> Iterator[Problem]:
-    """Declared dtype and bounds; shapes and finite values are checked at every step anyway."""
+    """Declared dtype and bounds, and a task left as it was; shapes are checked at every step."""
     env, where = source.env, f"while its spaces are being checked, task {described(task)}"
-    space, ended = env.observation_space, False
     assert source.set_task is not None
-    source.call(where, source.set_task, task)
+    own = copied(task)
+    source.call(where, source.set_task, own)
+    space, ended = env.observation_space, False
     obs = source.call(where, env.reset, seed=0)[0]
     for step, action in enumerate(actions):
         when = f"at step {step}" if step else "at reset"
@@ -281,6 +284,12 @@ def _check_observations(
         else:
             obs, _, terminated, truncated, _ = source.call(where, env.step, action)
             ended = terminated or truncated
+    if not equal(own, task):
+        yield Problem(
+            "task-changed", f"reset or step changed the task that set_task was given, "
+            f"{described(task)}, to {described(own)}; let set_task keep a copy "
+            "(copy.deepcopy(task)), or the next episode begins with another task",
+        )  # fmt: skip
 
 
 def _dtypes(space: spaces.Space, obs: Any, name: str = "the observation") -> str:

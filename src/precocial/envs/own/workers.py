@@ -9,8 +9,10 @@ a worker needs none.
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import multiprocessing
+import operator
 import os
 import random
 import signal
@@ -18,7 +20,7 @@ import sysconfig
 import textwrap
 import time
 import traceback
-from collections.abc import Callable, MutableSequence, Sequence
+from collections.abc import Callable, Mapping, MutableSequence, Sequence
 from importlib import import_module
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
@@ -110,12 +112,14 @@ def build_id(env_id: str, module: str = "", **kwargs: Any) -> gymnasium.Env:
 
 
 def _can_draw(factory: Factory) -> bool:
-    modes = getattr(factory, "metadata", {"render_modes": ["rgb_array"]}).get("render_modes", [])
+    metadata = getattr(factory, "metadata", None)
     try:
         takes = inspect.signature(factory).parameters
     except (TypeError, ValueError):  # some callables have no signature
         return False
-    return "render_mode" in takes and "rgb_array" in modes
+    # Of a function, or of a wrapper (which asks the environment below it), nobody knows the modes.
+    known = isinstance(metadata, Mapping)
+    return "render_mode" in takes and (not known or "rgb_array" in metadata.get("render_modes", []))
 
 
 def method_of(env: gymnasium.Env, name: str) -> Callable[..., Any] | None:
@@ -127,6 +131,52 @@ def method_of(env: gymnasium.Env, name: str) -> Callable[..., Any] | None:
 def attribute_of(env: gymnasium.Env, name: str, default: Any = None) -> Any:
     """The same for any attribute."""
     return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else default
+
+
+def integer(value: Any) -> int | None:
+    """A whole number of any kind, NumPy's included; None for everything else."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
+def same_actions(space: spaces.Space, other: spaces.Space) -> bool:
+    """Whether two spaces hold the same actions, to the last digit of their bounds."""
+    if not (isinstance(space, spaces.Box) and isinstance(other, spaces.Box)):
+        return bool(space == other)
+    return same_layout(space, other) and all(
+        np.array_equal(getattr(space, bound), getattr(other, bound)) for bound in ("low", "high")
+    )
+
+
+def same_layout(space: spaces.Space, other: spaces.Space) -> bool:
+    """Whether observations of two spaces flatten alike: bounds of a box do not matter."""
+    match space, other:
+        case (spaces.Box(), spaces.Box()):
+            return (space.shape, space.dtype) == (other.shape, other.dtype)
+        case (spaces.Dict(), spaces.Dict()):
+            return list(space) == list(other) and all(
+                same_layout(space[k], other[k]) for k in space
+            )
+        case (spaces.Tuple(), spaces.Tuple()):
+            return len(space) == len(other) and all(map(same_layout, space, other))
+    return bool(space == other)
+
+
+def copied(task: Any) -> Any:
+    """A task of one's own, which the environment may change.
+
+    Raises:
+        EnvError: It cannot be copied.
+    """
+    try:
+        return copy.deepcopy(task)
+    except Exception as error:
+        raise EnvError(
+            f"a task cannot be copied, and every copy of the environment needs its own ({error}); "
+            "make tasks of plain data", "contract",
+        ) from error  # fmt: skip
 
 
 def misfit(space: spaces.Space, obs: Any, name: str = "the observation") -> tuple[str, str] | None:
@@ -253,24 +303,28 @@ class Copies:
             self.streams.seed(0)  # a copy must not depend on when it was built
             with self.streams:
                 self.envs.append(self._call(i, build, self.factory))
-        self.space = self.envs[0].observation_space
+            if i == 0:
+                built = self.envs[0].observation_space, self.envs[0].action_space
+                self.space, self.action_space = copy.deepcopy(built)
         self.streams.seed(seats[0].seed)
         self.switch([seat.task for seat in seats])
         obs = np.empty((len(seats), spaces.flatdim(self.space)), np.float32)
         with self.streams:
             for i, seat in enumerate(seats):
                 self._restart(i, obs[i], seed=seat.seed)
+                self._check_spaces(i)
         self._check_finite("the observation", obs)
         return obs
 
     def switch(self, tasks: list[Any]) -> None:
-        """Give every lane its task; environments without ``set_task`` have only one."""
+        """Give every lane a copy of its task; environments without ``set_task`` have only one."""
         self.seats = [s._replace(task=t) for s, t in zip(self.seats, tasks, strict=True)]
         with self.streams:
             for i, seat in enumerate(self.seats):
                 set_task = method_of(self.envs[i], "set_task")
                 if set_task is not None:
-                    self._call(i, set_task, seat.task)
+                    self._call(i, set_task, self._call(i, copied, seat.task))
+                self._check_spaces(i)
 
     def step(self, actions: Shaped[np.ndarray, "l *a"]) -> Outcome:
         """One step on every lane; an ended episode restarts in place."""
@@ -382,6 +436,20 @@ class Copies:
             raise self._fault(i, *fault)
         with np.errstate(over="ignore"):  # too large for float32 is inf, which is refused
             row[:] = obs.ravel() if fits else flatten(self.space, obs)
+
+    def _check_spaces(self, i: int) -> None:
+        """Refuse spaces that follow the task: the policy has one output for all tasks."""
+        for name, built, same in (
+            ("action_space", self.action_space, same_actions),
+            ("observation_space", self.space, same_layout),
+        ):
+            space = getattr(self.envs[i], name)
+            if not same(space, built):
+                raise self._fault(
+                    i, name.replace("_", "-"), f"{name} is {described(space)} with this task and "
+                    f"was {described(built)} when built; expected one for all tasks: give the "
+                    "widest, and rescale in step()",
+                )  # fmt: skip
 
     def _check_finite(self, what: str, values: Float32[np.ndarray, "l *x"]) -> None:
         if not np.isfinite(values).all():
