@@ -382,6 +382,32 @@ def test_a_users_environment_resumes_to_the_bit(tmp_path, monkeypatch):
     assert numbers(whole) == numbers(part)
 
 
+def test_a_time_limit_found_by_playing_is_kept_with_the_run(tmp_path, monkeypatch, capsys):
+    (tmp_path / "clocked.py").write_text(
+        "from own_env import Spring\n"
+        "class Clocked(Spring):\n"
+        "    max_episode_steps = None\n"
+        "    def reset(self, **kwargs):\n"
+        "        self.t = 0\n"
+        "        return super().reset(**kwargs)\n"
+        "    def step(self, action):\n"
+        "        self.t += 1\n"
+        "        obs, reward, terminated, _, info = super().step(action)\n"
+        "        return obs, reward, terminated, self.t == 12, info\n"
+    )
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "examples"))
+    monkeypatch.chdir(tmp_path)
+    settings = {k: v for k, v in SMALL.items() if k != "env_horizon"}
+    for algo in ("maml", "oracle"):
+        out = precocial.train(
+            algo, "clocked:Clocked", iterations=1, out=tmp_path / algo, **settings
+        )
+        assert yaml.safe_load((out / "config.yaml").read_text())["env_config"]["horizon"] == 12
+        run(out, iterations=2, quiet=True)
+        assert precocial.load(out).env.spec.horizon == 12
+        assert capsys.readouterr().err.count("names no time limit") == 1
+
+
 def test_scratch_trains_nothing():
     with pytest.raises(UserError, match="untrained"):
         plan("scratch", "point-nav", iterations=3)

@@ -128,6 +128,7 @@ def train(args: list[str]) -> int:
     chosen = with_overrides(base, flags)
     if where["seeds"] < 1:
         raise UserError(f"--seeds is {where['seeds']}; expected 1 or more")
+    chosen = require_fit(chosen)
     folders = []
     for k in range(where["seeds"]):
         one = with_overrides(chosen, {"seed": chosen.run.seed + k})
@@ -136,7 +137,6 @@ def train(args: list[str]) -> int:
             parent = where["out"] or one.folder.with_name(one.folder.name.rpartition("-")[0])
             folder = parent / f"seed-{one.run.seed}"
         folders.append((one, folder))
-    require_fit(chosen)
     for one, folder in folders:
         if folder.exists() and not where["overwrite"]:
             create_folder(one, folder, overwrite=False)  # explains what to do

@@ -248,8 +248,7 @@ def train(
     Raises:
         UserError: an unknown name, a value without a meaning, a failing environment.
     """
-    p = plan(algo, env, preset, **overrides)
+    p = require_fit(plan(algo, env, preset, **overrides))
     folder = Path(out) if out is not None else p.folder
-    require_fit(p)
     create_folder(p, folder, overwrite=overwrite)
     return run(folder, quiet=quiet)

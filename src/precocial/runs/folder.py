@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -97,12 +98,18 @@ def require_machine(p: Plan) -> None:
         raise UserError("--precision bfloat16: this processor has none; leave it out")
 
 
-def require_fit(p: Plan) -> None:
-    """Refuse a wrong environment, or one the algorithm cannot have, before anything is written."""
+def require_fit(p: Plan) -> Plan:
+    """Refuse a wrong environment, or one the algorithm cannot have, before anything is written.
+
+    Returns:
+        The plan with what only the environment could tell: a time limit found by playing it.
+    """
     require_machine(p)
     env = build_env(p)
     build_algorithm(p, env)
     env.close()
+    family = env.env if isinstance(env, OracleEnv) else env
+    return dataclasses.replace(p, env_config=getattr(family, "cfg", p.env_config))
 
 
 def build_env(p: Plan) -> TaskEnv:

@@ -246,30 +246,26 @@ class TaskSource:
         """
         tasks = self.finite or self.draw(_PROBE_EPISODES, "train", 0)
         copies = Copies(self.factory, _PROBE_STEPS + 1)
-        left, given_up = _PROBE_STEPS, time.monotonic() + _PROBE_S
+        left, give_up = _PROBE_STEPS, time.monotonic() + _PROBE_S
         lengths: dict[bool, list[int]] = {False: [], True: []}  # by whether it was truncated
         try:
             for i in range(_PROBE_EPISODES):
                 copies.reset([Seat(tasks[i % len(tasks)], i, 0, 0)])
-                space = copies.action_space
-                space.seed(i)
-                action, ended, length = space.sample(), False, 0
-                while not ended:
-                    if length == left or time.monotonic() > given_up:
+                for length, action in enumerate(_random_actions(copies.action_space, i), 1):
+                    if length > left or time.monotonic() > give_up:
                         return 0
-                    step = copies.step(np.asarray(action)[None])
-                    ended, length = bool(step.terminated[0] or step.truncated[0]), length + 1
-                    action = space.sample() if i % 2 == 0 else action  # or one all along
-                left -= length
-                lengths[bool(step.truncated[0])].append(length)
+                    step = copies.step(action[None])
+                    if step.terminated[0] or step.truncated[0]:
+                        lengths[bool(step.truncated[0])].append(length)
+                        left -= length
+                        break
                 if len(lengths[True]) == _PROBE_TRUNCATED:
                     break
         finally:
             copies.close()
-        if len(lengths[True]) < _PROBE_TRUNCATED or len(set(lengths[True])) > 1:
-            return 0
-        found = lengths[True][0]
-        if max(lengths[False], default=0) > found:
+        found = max(lengths[True], default=0)
+        steady = lengths[True] == [found] * _PROBE_TRUNCATED
+        if not steady or max(lengths[False], default=0) > found:
             return 0
         print(
             f"precocial: {self.name} names no time limit; it truncates its episodes after {found} "
@@ -309,6 +305,14 @@ class TaskSource:
                 "different tasks; correct it, or give the list of all as `tasks`", "contract",
             )  # fmt: skip
         return found
+
+
+def _random_actions(space: spaces.Space, seed: int) -> Iterator[Shaped[np.ndarray, "*a"]]:
+    """Random actions without end; at odd seeds the first is held."""
+    space.seed(seed)
+    first = np.asarray(space.sample())
+    while True:
+        yield first if seed % 2 else np.asarray(space.sample())
 
 
 def is_sequence(value: Any) -> bool:

@@ -117,9 +117,9 @@ def _can_draw(factory: Factory) -> bool:
         takes = inspect.signature(factory).parameters
     except (TypeError, ValueError):  # some callables have no signature
         return False
-    # Of a function, or of a wrapper (which asks the environment below it), nobody knows the modes.
-    known = isinstance(metadata, Mapping)
-    return "render_mode" in takes and (not known or "rgb_array" in metadata.get("render_modes", []))
+    if not isinstance(metadata, Mapping):  # a function, or a wrapper, which asks what is below it
+        return "render_mode" in takes
+    return "render_mode" in takes and "rgb_array" in metadata.get("render_modes", [])
 
 
 def method_of(env: gymnasium.Env, name: str) -> Callable[..., Any] | None:
