@@ -312,7 +312,7 @@ def _random_actions(space: spaces.Space, seed: int) -> Iterator[Shaped[np.ndarra
     space.seed(seed)
     first = np.asarray(space.sample())
     while True:
-        yield first if seed % 2 else np.asarray(space.sample())
+        yield first.copy() if seed % 2 else np.asarray(space.sample())
 
 
 def is_sequence(value: Any) -> bool:
