@@ -143,11 +143,13 @@ def integer(value: Any) -> int | None:
 
 def same_actions(space: spaces.Space, other: spaces.Space) -> bool:
     """Whether two spaces hold the same actions, to the last digit of their bounds."""
-    if not (isinstance(space, spaces.Box) and isinstance(other, spaces.Box)):
-        return bool(space == other)
-    return same_layout(space, other) and all(
-        np.array_equal(getattr(space, bound), getattr(other, bound)) for bound in ("low", "high")
-    )
+    if (
+        isinstance(space, spaces.Box)
+        and isinstance(other, spaces.Box)
+        and same_layout(space, other)
+    ):
+        return bool((space.low == other.low).all() and (space.high == other.high).all())
+    return bool(space == other)
 
 
 def same_layout(space: spaces.Space, other: spaces.Space) -> bool:
@@ -307,7 +309,7 @@ class Copies:
                 built = self.envs[0].observation_space, self.envs[0].action_space
                 self.space, self.action_space = copy.deepcopy(built)
         self.streams.seed(seats[0].seed)
-        self.switch([seat.task for seat in seats])
+        self._set_tasks()
         obs = np.empty((len(seats), spaces.flatdim(self.space)), np.float32)
         with self.streams:
             for i, seat in enumerate(seats):
@@ -317,14 +319,11 @@ class Copies:
         return obs
 
     def switch(self, tasks: list[Any]) -> None:
-        """Give every lane a copy of its task; environments without ``set_task`` have only one."""
+        """Give every lane its task, within the episode."""
         self.seats = [s._replace(task=t) for s, t in zip(self.seats, tasks, strict=True)]
-        with self.streams:
-            for i, seat in enumerate(self.seats):
-                set_task = method_of(self.envs[i], "set_task")
-                if set_task is not None:
-                    self._call(i, set_task, self._call(i, copied, seat.task))
-                self._check_spaces(i)
+        self._set_tasks()
+        for i in range(len(tasks)):
+            self._check_spaces(i)
 
     def step(self, actions: Shaped[np.ndarray, "l *a"]) -> Outcome:
         """One step on every lane; an ended episode restarts in place."""
@@ -385,6 +384,14 @@ class Copies:
         self.envs = []
 
     # ---- within -----------------------------------------------------------------------------
+
+    def _set_tasks(self) -> None:
+        """Give every lane a copy of its task; environments without ``set_task`` have only one."""
+        with self.streams:
+            for i, seat in enumerate(self.seats):
+                set_task = method_of(self.envs[i], "set_task")
+                if set_task is not None:
+                    self._call(i, set_task, self._call(i, copied, seat.task))
 
     def _restart(self, i: int, row: Float32[np.ndarray, " o"], **seed: int) -> None:
         """Begin an episode; only the first after a reset is seeded, as Gymnasium advises."""
