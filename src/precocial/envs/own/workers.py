@@ -314,7 +314,6 @@ class Copies:
         with self.streams:
             for i, seat in enumerate(seats):
                 self._restart(i, obs[i], seed=seat.seed)
-                self._check_spaces(i)
         self._check_finite("the observation", obs)
         return obs
 
@@ -398,6 +397,7 @@ class Copies:
         result = self._call(i, self.envs[i].reset, **seed)
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
             raise self._fault(i, "contract", "reset() did not return the pair (obs, info)")
+        self._check_spaces(i)
         self._write(i, result[0], row)
 
     def _call(self, i: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
