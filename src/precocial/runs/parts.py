@@ -18,6 +18,7 @@ class Parts:
     def __init__(self, folder: Path, grown: Growing) -> None:
         self.folder, self.grown = folder, grown
         self.ends: list[int] = []
+        self.stale = True  # whether files may lie there that nothing stands on
 
     def load(self, ends: list[int], device: str) -> None:
         """Read the parts that end after so many rows.
@@ -33,6 +34,7 @@ class Parts:
         """Write the rows that no part holds yet; the ends of all parts."""
         while self.ends and self.ends[-1] > len(self.grown):
             self.ends.pop()
+            self.stale = True
         start = self.ends[-1] if self.ends else 0
         if len(self.grown) > start:
             self.ends.append(len(self.grown))
@@ -44,9 +46,11 @@ class Parts:
         return list(self.ends)
 
     def tidy(self) -> None:
-        """Remove what no checkpoint stands on any more."""
-        for path in {*self.folder.glob("*.safetensors")} - {*self.paths()}:
-            path.unlink(missing_ok=True)
+        """Remove what no checkpoint stands on any more, where there may be such."""
+        if self.stale:
+            for path in {*self.folder.glob("*.safetensors")} - {*self.paths()}:
+                path.unlink(missing_ok=True)
+            self.stale = False
 
     def paths(self) -> list[Path]:
         """The files, first rows first."""
