@@ -1,4 +1,4 @@
-"""References for models that adapt: one global model, and one that goes on training at test time.
+"""References for models that adapt: one global model, and one that goes on training while it acts.
 
 ``mb-mpc``: Nagabandi et al. 2018, https://arxiv.org/abs/1708.02596, Algorithm 1. The model is
 fitted to all data at once and never adapts: what it scores is what one robust model can do.
@@ -48,7 +48,7 @@ class MBDEConfig(AdaptiveConfig):
     """Settings of ``mb-de``."""
 
     inner_lr: float = 0.01
-    """Rate of the gradient steps at test time (alpha)."""
+    """Rate of the gradient steps while it acts (alpha)."""
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
