@@ -1,4 +1,4 @@
-"""The linear baseline of wide observations: the same regression, in time and memory that suffice."""
+"""The linear baseline of wide observations: the same regression, without matrices as wide."""
 
 import pytest
 import torch
