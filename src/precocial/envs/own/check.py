@@ -575,16 +575,17 @@ def _check_size(plays: list[Play]) -> Iterator[Problem]:
     |mean| sqrt(2 / (O + 64)). Where all units are saturated by it and what differs from it is less
     than a twentieth, the output hardly depends on the observation.
     """
-    obs = np.concatenate([play.obs.reshape(-1, play.obs.shape[-1]) for play in plays])
-    mean = obs.mean(0, dtype=np.float64)
+    mean = np.mean([play.obs.mean((0, 1), dtype=np.float64) for play in plays], 0)
     size = float(np.linalg.norm(mean))
-    varied = float(np.sqrt(((obs - mean) ** 2).sum(1).mean()))
+    apart = [((play.obs - mean.astype(np.float32)) ** 2).sum(-1).mean() for play in plays]
+    varied = float(np.sqrt(np.mean(apart)))
     if size * math.sqrt(2 / (len(mean) + 64)) < _SATURATED or varied > _VARIED * size:
         return
     i = int(np.abs(mean).argmax())
+    seen = np.concatenate([play.obs[..., i].ravel() for play in plays])
     yield Problem(
         "observation-size", f"observations are large and hardly vary (component {i} of the "
-        f"flattened observation was {obs[:, i].min():g} to {obs[:, i].max():g} in all plays), "
+        f"flattened observation was {seen.min():g} to {seen.max():g} in all plays), "
         "which a policy cannot tell apart; train with --normalize-obs where the algorithm has it, "
         "or shift and scale them to the order of 1",
     )  # fmt: skip
