@@ -522,7 +522,6 @@ def check_env(args: list[str]) -> int:
     def say(line: str) -> None:
         print(f"check-env: {line}", file=sys.stderr, flush=True)
 
-    say(f"plays {flags.env} for {flags.budget:g} s at most (--budget)")
     pace = Pace(flags.budget, say)
     problems = check(flags.env, flags.horizon, pace)
     for problem in problems:

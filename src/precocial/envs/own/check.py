@@ -64,7 +64,10 @@ def check(env: str, horizon: int = 0, pace: Pace | None = None) -> list[Problem]
         UserError: Nothing has that name.
     """
     if env not in ENVS:
-        return check_env(resolve(env).factory, horizon, pace)
+        factory = resolve(env).factory
+        if pace and pace.say:  # here, because what is built first may hang
+            pace.say(f"plays {env} for {pace.budget_s:g} s at most (--budget)")
+        return check_env(factory, horizon, pace)
     family = make_env(env, env_config(env))
     try:
         return check_task_env(family)
