@@ -160,6 +160,20 @@ def test_wrong_use_of_a_real_run(trained, tmp_path, capsys):
     assert "damaged" in one_line_error(capsys, "train", "--resume", trained)
 
 
+def test_check_env_says_what_it_had_no_time_for(capsys, monkeypatch):
+    monkeypatch.syspath_prepend("examples")
+    assert main(["check-env", "own_env:Spring", "--budget", "0"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "left out for lack of time (--budget): how tasks are drawn, get_task, episodes",
+        "own_env:Spring: no problems found",
+    ]
+    assert "own_env:Spring for 0 s at most" in err
+    assert "--budget is -1" in one_line_error(
+        capsys, "check-env", "own_env:Spring", "--budget", "-1"
+    )
+
+
 @pytest.mark.parametrize("command", ["train", "eval", "report", "watch", "list", "check-env"])
 def test_help(command, capsys):
     args = [command, "maml", "--help"] if command == "train" else [command, "--help"]

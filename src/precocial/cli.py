@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.table import Table
 
+from precocial.checks import at_least
 from precocial.errors import UserError
 from precocial.flags import flat, parse
 
@@ -508,16 +509,25 @@ class CheckEnv:
     env: tyro.conf.Positional[str]
     """module:Class, module:factory, Gymnasium id or registered family."""
     horizon: Annotated[int, tyro.conf.arg(help="Time limit in steps where it names none.")] = 0
+    budget: float = 60.0
+    """Time for playing an environment of your own, in seconds; what does not fit in is named."""
 
 
 def check_env(args: list[str]) -> int:
     """``precocial check-env``."""
     flags = parse(CheckEnv, args, "precocial check-env")
-    from precocial.envs.own.check import check
+    at_least(flags, 0, "budget")
+    from precocial.envs.own.check import Pace, check
 
-    problems = check(flags.env, horizon=flags.horizon)
+    def say(line: str) -> None:
+        print(f"check-env: {line}", file=sys.stderr, flush=True)
+
+    pace = Pace(flags.budget, say)
+    problems = check(flags.env, flags.horizon, pace)
     for problem in problems:
         print(f"{problem.code}: {problem.message}")
+    if pace.left_out:
+        print(f"left out for lack of time (--budget): {', '.join(pace.left_out)}")
     if not problems:
         print(f"{flags.env}: no problems found")
     return 1 if problems else 0

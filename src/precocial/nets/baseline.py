@@ -17,6 +17,10 @@ def features(obs: Float[Tensor, "*b o"], time: Float[Tensor, "*b"]) -> Float[Ten
     return torch.cat([obs, obs.square(), tau, tau**2, tau**3, torch.ones_like(tau)], -1)
 
 
+_WIDE = 2000
+"""Features from which on tasks are fitted one by one, in rows or features, whichever are fewer."""
+
+
 def fit(
     x: Float[Tensor, "n b f"],
     y: Float[Tensor, "n b"],
@@ -24,11 +28,34 @@ def fit(
     ridge: float = 1e-5,
 ) -> Float[Tensor, "n f"]:
     """Ridge regression per task on the rows where ``weight`` is True, in double precision."""
+    if x.shape[-1] > _WIDE:
+        tasks = zip(x, y, weight, strict=True)
+        return torch.stack([_fit_wide(rows[w], returns[w], ridge) for rows, returns, w in tasks])
     xw = (x * weight.unsqueeze(-1)).double()
     gram = xw.mT @ x.double()
     moment = xw.mT @ y.double().unsqueeze(-1)
-    eye = torch.eye(x.shape[-1], dtype=gram.dtype, device=x.device)
-    return torch.linalg.solve(gram + ridge * eye, moment).squeeze(-1).to(x.dtype)
+    return _ridge(gram, moment, ridge).squeeze(-1).to(x.dtype)
+
+
+def _fit_wide(x: Float[Tensor, "b f"], y: Float[Tensor, " b"], ridge: float) -> Float[Tensor, " f"]:
+    """One task in the smaller of two equal forms, over the features that are not always 0.
+
+    X'(X X' + ridge I)^-1 y = (X'X + ridge I)^-1 X'y; a feature that is always 0 has the weight 0.
+    """
+    used = (x != 0).any(0)
+    a, moment = x[:, used].double(), y.double().unsqueeze(-1)
+    if a.shape[0] < a.shape[1]:
+        beta = a.mT @ _ridge(a @ a.mT, moment, ridge)
+    else:
+        beta = _ridge(a.mT @ a, a.mT @ moment, ridge)
+    return x.new_zeros(x.shape[1]).masked_scatter(used, beta.squeeze(-1).to(x.dtype))
+
+
+def _ridge(
+    gram: Float[Tensor, "*n f f"], moment: Float[Tensor, "*n f 1"], ridge: float
+) -> Float[Tensor, "*n f 1"]:
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    return torch.linalg.solve(gram + ridge * eye, moment)
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from precocial.envs import ENVS
 from precocial.envs.own import adapter
 from precocial.envs.own.adapter import EnvError, GymConfig, GymTaskEnv, equal, numbers, resolve
+from precocial.envs.own.workers import Copies, Seat
 from precocial.envs.registration import gym_id, register_all
 from precocial.envs.single import TaskGymEnv
 from precocial.types import UserError
@@ -166,6 +167,51 @@ class Unbounded(Line):
 
 class BitActions(Line):
     action_space = spaces.MultiBinary(3)
+
+
+class Tensors(Line):
+    """Observes and rewards in tensors that a gradient could go through."""
+
+    def obs(self):
+        return torch.tensor([self.x, self.t], requires_grad=True)
+
+    def step(self, action):
+        obs, reward, *rest = super().step(action)
+        return obs, obs[0] * reward, *rest
+
+
+def test_tensors_with_a_graph_are_observations_like_others():
+    def numbers(cls):
+        env, obs = started(cls)
+        with torch.enable_grad():
+            step = env.step(ones(env))
+        return obs, step.next_obs
+
+    assert all(map(torch.equal, numbers(Tensors), numbers(Line)))
+    obs = torch.ones(2, requires_grad=True)
+    assert GymTaskEnv(Tensors).encode(obs).tolist() == [1, 1]
+
+
+class Changes(Line):
+    """Changes whatever array it is given."""
+
+    def step(self, action):
+        action *= 0.5
+        return super().step(action)
+
+    def reward_fn(self, obs, action, next_obs):
+        obs.zero_(), action.zero_(), next_obs.zero_()
+        return obs[..., 0]
+
+
+def test_arrays_of_ours_are_handed_over_as_copies():
+    copies, actions = Copies(Changes, 7), np.ones((1, 1), np.float32)
+    copies.reset([Seat(1.0, 0, 0, 0)])
+    copies.step(actions)
+    assert actions == 1
+    seen = torch.ones(3, 2), torch.ones(3, 1), torch.ones(3, 2)
+    GymTaskEnv(Changes).spec.reward_fn(*seen)
+    assert all((x == 1).all() for x in seen)
 
 
 def test_spaces_that_cannot_be_used_are_refused():

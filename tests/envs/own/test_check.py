@@ -14,7 +14,7 @@ from precocial.envs import ENVS, env_config, make_env
 from precocial.envs.control.point_nav import PointNav, PointNavConfig
 from precocial.envs.own import adapter
 from precocial.envs.own.adapter import GymConfig, GymTaskEnv
-from precocial.envs.own.check import check, check_env, check_task_env, task_components
+from precocial.envs.own.check import Pace, check, check_env, check_task_env, task_components
 from precocial.types import Step, UserError
 
 
@@ -138,21 +138,55 @@ class NestedBoxes(Good):
         return super().step([2.0 * action - 1])
 
 
+class Graph(Good):
+    """Observes and rewards by torch tensors that a gradient could go through."""
+
+    weight = torch.ones(2, requires_grad=True)
+
+    def obs(self):
+        return self.weight * torch.tensor([self.x, 0.0])
+
+    def step(self, action):
+        obs, reward, *rest = super().step(action)
+        return obs, self.weight[0] * reward, *rest
+
+
+class Large(Good):
+    """Numbers far from the order of one, but which do vary."""
+
+    observation_space = spaces.Box(-1e6, 1e6, (2,), np.float32)
+
+    def obs(self):
+        return np.array([101_325 + 20_000 * self.x, self.t], np.float32)
+
+
+class Warm(Good):
+    """A temperature in degrees Celsius, hardly changing: not so large that a unit is saturated."""
+
+    observation_space = spaces.Box(-99, 99, (2,), np.float32)
+
+    def obs(self):
+        return np.array([self.x, 20 + self.x / 10], np.float32)
+
+
+class Picture(Good):
+    """A dark spot on a white ground."""
+
+    observation_space = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+
+    def obs(self):
+        picture = np.full((8, 8, 3), 255, np.uint8)
+        picture[round(np.clip(4 + 4 * self.x, 0, 7)), 3:5] = 0
+        return picture
+
+
 @pytest.mark.parametrize(
     "cls",
     [
-        Good,
-        EndsEarly,
-        OneStep,
-        Listed,
-        OwnClock,
-        Odd,
-        Wrapped,
-        Dynamic,
-        FarFromGoal,
-        NestedBoxes,
+        Good, EndsEarly, OneStep, Listed, OwnClock, Odd, Wrapped, Dynamic, FarFromGoal, NestedBoxes,
+        Graph, Large, Warm, Picture,
     ],
-)
+)  # fmt: skip
 def test_good_environments_raise_no_alarm(cls):
     assert check_env(cls) == []
 
@@ -220,6 +254,71 @@ class SizeFollows(Good):
 
     def obs(self):
         return np.zeros(self.observation_space.shape, np.float32)
+
+
+class OneEpisode(Good):
+    """Plays the task that was set in the next episode alone; get_task goes on about it."""
+
+    pending = None
+
+    def set_task(self, task):
+        self.pending = self.task = task
+
+    def get_task(self):
+        return self.task
+
+    def reset(self, *, seed=None, options=None):
+        obs, info = super().reset(seed=seed)
+        self.goal = self.np_random.uniform(-1, 1) if self.pending is None else self.pending
+        self.pending = None
+        return obs, info
+
+
+class OneEpisodeOfTwo(OneEpisode):
+    tasks = (-1.0, 0.5)
+
+    def sample_tasks(self, n):
+        return list(self.np_random.choice(self.tasks, n))
+
+    def reset(self, *, seed=None, options=None):
+        obs, info = super().reset(seed=seed)
+        self.goal = min(self.tasks, key=lambda task: abs(task - self.goal))
+        return obs, info
+
+
+class SaysSo(OneEpisode):
+    def get_task(self):
+        return self.goal if self.pending is None else self.pending
+
+
+class UnseededSecond(Good):
+    def reset(self, *, seed=None, options=None):
+        if seed is None:
+            self.np_random = np.random.default_rng()
+        return super().reset(seed=seed)
+
+
+class ScalesItsAction(Good):
+    def step(self, action):
+        action *= 0.5
+        return super().step(action)
+
+
+class Pressure(Good):
+    observation_space = spaces.Box(-2e5, 2e5, (2,), np.float32)
+
+    def obs(self):
+        return np.array([101_325 + 500 * self.x, self.x], np.float32)
+
+
+class NoArray:
+    def __array__(self, *args, **kwargs):
+        raise RuntimeError("on another device")
+
+
+class Elsewhere(Good):
+    def obs(self):
+        return NoArray()
 
 
 class WrongTask(Good):
@@ -387,6 +486,13 @@ class Words(Good):
         (GoalLater, "task-in-observation", "after the first step"),
         (NoEffect, "task-without-effect", "12 tasks"),
         (ForgetsTask, "get-task", "after reset"),
+        (OneEpisode, "task-lost", "second episode"),
+        (OneEpisodeOfTwo, "task-lost", "second episode"),
+        (SaysSo, "get-task", "after a second reset"),
+        (UnseededSecond, "not-reproducible", "second episodes"),
+        (ScalesItsAction, "action-changed", r"action \*= 0.1"),
+        (Pressure, "observation-size", "component 0 .* 10[01].* --normalize-obs"),
+        (Elsewhere, "shape", "NoArray"),
         (WrongTask, "get-task", "gave 'line'"),
         (ChangesTask, "task-changed", r"array\(.*copy.deepcopy"),
         (ChangesAtReset, "task-changed", "reset or step"),
@@ -438,6 +544,43 @@ def test_every_fault_is_found(cls, code, word, monkeypatch):
 
 def test_a_given_horizon_stands_in_for_a_missing_one():
     assert check_env(NoLimit, horizon=8) == []
+
+
+def test_what_there_was_no_time_for_is_named():
+    pace = Pace(0)
+    assert check_env(GoalInObs, pace=pace) == []
+    assert pace.left_out == ["how tasks are drawn", "get_task", "episodes"]
+    pace = Pace()
+    assert check_env(Good, pace=pace) == [] and pace.left_out == []
+
+
+class Clock:
+    """A second passes at every look."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        self.now += 1
+        return self.now
+
+
+def test_plays_are_shortened_before_checks_are_left_out(monkeypatch):
+    monkeypatch.setattr("precocial.envs.own.check.time", Clock())
+    lines = []
+    pace = Pace(2000, lines.append)
+    found = {p.code for p in check_env(GoalInObs, pace=pace)}
+    assert found == {"task-in-observation"}
+    assert pace.left_out == ["6 of 12 tasks"]
+    assert re.fullmatch(r"\d+ s, \d+ resets and steps: get_task", lines[0])
+    assert all(b in "\n".join(lines) for b in ("second episodes", "what tasks change"))
+
+
+def test_short_plays_say_nothing_about_the_effect_of_tasks(monkeypatch):
+    monkeypatch.setattr("precocial.envs.own.check.time", Clock())
+    pace = Pace(2500)
+    assert check_env(NoEffect, horizon=100, pace=pace) == []
+    assert "what tasks change" in pace.left_out
 
 
 def test_the_example_raises_no_alarm(monkeypatch):

@@ -55,7 +55,8 @@ class RL2Config(TrialConfig):
     """Width of a layer between input and memory, which can join state, action and reward to one
     thing to remember; 0: none."""
     previous_obs: bool = False
-    """Input the previous observation, too: a transition is then all in one input."""
+    """Input the previous observation, too: a transition is then all in one input, but for where
+    an episode's last one led."""
     layers: int = 2
     """Layers of the transformer."""
     heads: int = 4

@@ -51,6 +51,7 @@ from precocial.envs.own.workers import (
     Outcome,
     Seat,
     Streams,
+    as_numpy,
     attribute_of,
     build,
     build_id,
@@ -495,7 +496,7 @@ class GymTaskEnv:
         low, high = (torch.as_tensor(x, dtype=torch.float32) for x in bounds)
 
         def function(*seen: Tensor) -> Tensor:
-            given = list(seen)
+            given = [x.clone() for x in seen]  # which the user's code may change in place
             if len(given) == 3:  # obs, action, next_obs
                 given[1] = torch.lerp(low.to(seen[1]), high.to(seen[1]), (seen[1] + 1) / 2)
             value = self.source.call(f"in {name}, called by a planner", own, *given)
@@ -624,7 +625,7 @@ class GymTaskEnv:
 
     def encode(self, obs: Any) -> Float32[np.ndarray, " o"]:
         """One observation of the user's environment as the policy sees it."""
-        if fault := misfit(self.observation_space, obs):
+        if fault := misfit(self.observation_space, obs := as_numpy(obs)):
             raise UserError(fault[1])
         return flatten(self.observation_space, obs).astype(np.float32)
 

@@ -7,7 +7,9 @@ the task.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import time
+from collections.abc import Callable, Iterator
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -30,9 +32,12 @@ from precocial.envs.own.workers import (
     Copies,
     EnvError,
     Factory,
+    Outcome,
     Seat,
+    as_numpy,
     copied,
     described,
+    flatten,
     method_of,
     misfit,
 )
@@ -48,23 +53,100 @@ class Problem(NamedTuple):
     """What was seen, and what to do about it."""
 
 
-def check(env: str, horizon: int = 0) -> list[Problem]:
+def check(env: str, horizon: int = 0, pace: Pace | None = None) -> list[Problem]:
     """Check what a string names: a registered family, a Gymnasium id or ``module:Class``.
 
     Args:
         env: As for ``--env``.
         horizon: Time limit in steps for an environment that names none, as ``--env-horizon``.
+        pace: Time that the checks of a user's environment may take; as long as they need without.
 
     Raises:
         UserError: Nothing has that name.
     """
     if env not in ENVS:
-        return check_env(resolve(env).factory, horizon)
+        factory = resolve(env).factory
+        if pace and pace.say:  # here, because what is built first may hang
+            pace.say(f"plays {env} for {pace.budget_s:g} s at most (--budget)")
+        return check_env(factory, horizon, pace)
     family = make_env(env, env_config(env))
     try:
         return check_task_env(family)
     finally:
         family.close()
+
+
+# ---- time ----------------------------------------------------------------------------------
+
+_SAY_EVERY_S = 10.0
+
+
+class _TimeUp(Exception):
+    """The time for all checks is over."""
+
+
+class Pace:
+    """Time that all checks together may take: says what goes on, and knows what was left out.
+
+    Args:
+        budget_s: Time in seconds; one call into the user's code may outlast it.
+        say: Gets a line every ten seconds, when a call returns; without it nothing is said.
+    """
+
+    def __init__(
+        self, budget_s: float = math.inf, say: Callable[[str], None] | None = None
+    ) -> None:
+        self.budget_s, self.say = budget_s, say
+        self.started = self.said = time.monotonic()
+        self.calls, self.doing = 0, ""
+        self.left_out: list[str] = []
+        """What there was no time for, in words."""
+
+    @property
+    def left_s(self) -> float:
+        """Time that is left, in seconds."""
+        return self.budget_s - (time.monotonic() - self.started)
+
+    def tick(self) -> None:
+        """Comes before every reset and step.
+
+        Raises:
+            _TimeUp: No time is left; for ``run``.
+        """
+        self.calls += 1
+        now = time.monotonic()
+        if self.say and now - self.said >= _SAY_EVERY_S:
+            self.said = now
+            self.say(f"{now - self.started:.0f} s, {self.calls} resets and steps: {self.doing}")
+        if self.left_s <= 0:
+            raise _TimeUp
+
+    def run(self, doing: str, problems: Iterator[Problem]) -> Iterator[Problem]:
+        """What a check finds until the time is up."""
+        self.doing = doing
+        try:
+            self.tick()
+            yield from problems
+        except _TimeUp:
+            self.left_out.append(doing)
+
+
+class _Paced(Copies):
+    """Copies that look at the clock at every reset and step."""
+
+    def __init__(self, factory: Factory, horizon: int, pace: Pace) -> None:
+        super().__init__(factory, horizon)
+        self.pace = pace
+
+    def reset(self, seats: list[Seat]) -> Float32[np.ndarray, "l o"]:
+        """As without a clock."""
+        self.pace.tick()
+        return super().reset(seats)
+
+    def step(self, actions: Shaped[np.ndarray, "l *a"]) -> Outcome:
+        """As without a clock."""
+        self.pace.tick()
+        return super().step(actions)
 
 
 # ---- a user's environment ------------------------------------------------------------------
@@ -75,8 +157,11 @@ _STEPS = 200
 """Longest play per check, in steps; whole episodes are followed for up to 1000."""
 
 
-def check_env(factory: Factory, horizon: int = 0) -> list[Problem]:
+def check_env(factory: Factory, horizon: int = 0, pace: Pace | None = None) -> list[Problem]:
     """Everything wrong with a user's environment; stops early where it cannot be played.
+
+    Where time is short the plays have fewer tasks and steps, and what there is no time for is left
+    out: see ``pace.left_out``.
 
     The criterion for a task showing in the observation: at one seed the first observation differs
     between tasks, and over eight seeds a two-way analysis of variance finds that the task itself,
@@ -84,6 +169,7 @@ def check_env(factory: Factory, horizon: int = 0) -> list[Problem]:
     the first step on some component is a constant of the task under any seed and actions.
     """
     problems: list[Problem] = []
+    pace = pace or Pace()
     try:
         source = TaskSource(factory)
         problems += _check_contract(source)
@@ -98,12 +184,14 @@ def check_env(factory: Factory, horizon: int = 0) -> list[Problem]:
                 "register it with max_episode_steps, wrap it in TimeLimit, set the attribute "
                 "max_episode_steps, or give --env-horizon",
             ))  # fmt: skip
-        problems += _check_tasks(source, factory)
+        problems += pace.run("how tasks are drawn", _check_tasks(source, factory, pace))
         tasks = _distinct(source)
-        problems += _check_get_task(source, tasks)
-        problems += _check_play(factory, limit or 1000, tasks)
+        problems += pace.run("get_task", _check_get_task(source, tasks, pace))
+        problems += pace.run("episodes", _check_play(factory, limit or 1000, tasks, pace))
     except EnvError as error:
         problems.append(Problem(error.code, str(error)))
+    if "get-task" in {problem.code for problem in problems}:  # which has said so already
+        return [problem for problem in problems if problem.code != "task-lost"]
     return problems
 
 
@@ -127,29 +215,36 @@ def _check_spaces(source: TaskSource) -> Iterator[Problem]:
         yield Problem("action-space", str(error))
 
 
-def _check_tasks(source: TaskSource, factory: Factory) -> Iterator[Problem]:
+def _check_tasks(source: TaskSource, factory: Factory, pace: Pace) -> Iterator[Problem]:
     """How tasks are drawn."""
-    first, second = source.draw(_TASKS, "train", 1), TaskSource(factory).draw(_TASKS, "train", 1)
-    if not equal(first, second) or not equal(first, source.draw(_TASKS, "train", 1)):
+
+    def draw(source: TaskSource, n: int, split: Split, seed: int) -> list[Any]:
+        pace.tick()
+        return source.draw(n, split, seed)
+
+    other = TaskSource(factory)
+    first = draw(source, _TASKS, "train", 1)
+    again = draw(other, _TASKS, "train", 1), draw(source, _TASKS, "train", 1)
+    if not all(equal(first, tasks) for tasks in again):
         yield Problem(
             "tasks-not-reproducible", "the same seed drew different tasks; in sample_tasks draw "
             "from self.np_random, which reset(seed=...) seeds",
         )  # fmt: skip
-    elif source.finite is None and equal(first, TaskSource(factory).draw(_TASKS, "train", 2)):
+    elif source.finite is None and equal(first, draw(TaskSource(factory), _TASKS, "train", 2)):
         yield Problem(
             "same-tasks", "two copies with different seeds drew the same tasks, so that every "
             "worker would; draw from self.np_random, or where there are only so many tasks give "
             "the list of all as the attribute `tasks`",
         )  # fmt: skip
     if source.takes_split:
-        drawn = {split: source.draw(100, split, 3) for split in SPLITS}
-        for one, other in combinations(SPLITS, 2):
-            if {one, other} == {"test", "shifted"}:
+        drawn = {split: draw(source, 100, split, 3) for split in SPLITS}
+        for one, two in combinations(SPLITS, 2):
+            if {one, two} == {"test", "shifted"}:
                 continue  # shifted need only be away from training
-            shared = [t for t in drawn[one] if any(equal(t, u) for u in drawn[other])]
+            shared = [t for t in drawn[one] if any(equal(t, u) for u in drawn[two])]
             if shared:
                 yield Problem(
-                    "split-overlap", f"sample_tasks takes a split, but {one} and {other} share "
+                    "split-overlap", f"sample_tasks takes a split, but {one} and {two} share "
                     f"{len(shared)} of 100 tasks, e.g. {described(shared[0])}; keep them apart",
                 )  # fmt: skip
 
@@ -163,21 +258,22 @@ def _distinct(source: TaskSource) -> list[Any]:
     return found[:_TASKS]
 
 
-def _check_get_task(source: TaskSource, tasks: list[Any]) -> Iterator[Problem]:
+def _check_get_task(source: TaskSource, tasks: list[Any], pace: Pace) -> Iterator[Problem]:
     set_task, get_task = (method_of(source.env, name) for name in ("set_task", "get_task"))
     assert set_task is not None and get_task is not None
     for task in tasks:
         where = f"while get_task is being checked, task {described(task)}"
         own = copied(task)
         source.call(where, set_task, own)
-        before = copied(source.call(where, get_task))
-        source.call(where, source.env.reset, seed=0)
-        after = source.call(where, get_task)
-        for given, when in ((before, "after set_task"), (after, "after reset")):
+        for when, seed in (("set_task", None), ("reset", 0), ("a second reset", None)):
+            pace.tick()
+            if when != "set_task":
+                source.call(where, source.env.reset, seed=seed)
+            given = source.call(where, get_task)
             if not equal(given, task) and equal(own, task):  # else it is "task-changed"
                 yield Problem(
-                    "get-task", f"{when} get_task() gave {described(given)}; {described(task)} was "
-                    "set and should stay until the next set_task",
+                    "get-task", f"after {when} get_task() gave {described(given)}; "
+                    f"{described(task)} was set and should stay until the next set_task",
                 )  # fmt: skip
                 return
 
@@ -213,41 +309,100 @@ def _action_sequences(space: spaces.Space, length: int) -> Iterator[Shaped[np.nd
         yield np.stack([one, *rest])
 
 
-def _check_play(factory: Factory, horizon: int, tasks: list[Any]) -> list[Problem]:
+def _check_play(factory: Factory, horizon: int, tasks: list[Any], pace: Pace) -> Iterator[Problem]:
     """What shows only when the environment is played."""
-    copies = Copies(factory, horizon)
-    copies.reset([Seat(tasks[0], 0, 0, 0)])
-    length = min(horizon, _STEPS)
-    sequences = list(_action_sequences(copies.envs[0].action_space, length))
+    copies = _Paced(factory, horizon, pace)
     try:
-        plays = [_play(copies, tasks, 10, sequences[0])]
-        problems = [
-            *_check_observations(TaskSource(factory), tasks[0], sequences[0]),
-            *(global_use := list(_check_streams(copies))),
-        ]
-        unsteady = list(_check_reproducible(factory, horizon, tasks, sequences[0], plays[0]))
+        copies.reset([Seat(tasks[0], 0, 0, 0)])
+        space = copies.envs[0].action_space
+        most = min(horizon, _STEPS)
+        some, length = _affordable(copies, tasks, next(_action_sequences(space, most)), pace)
+        sequences = list(_action_sequences(space, length))
+        plays = [_play(copies, some, 10, sequences[0])]
+        source = TaskSource(factory)
+        yield from pace.run(
+            "dtypes, bounds and actions", _check_step_by_step(source, some[0], sequences[0], pace)
+        )
+        yield from (global_use := list(_check_streams(copies)))
+        fresh = _Paced(factory, horizon, pace)
+        unsteady = list(pace.run(
+            "the same seed twice", _check_reproducible(fresh, some, sequences[0], plays[0])
+        ))  # fmt: skip
         if unsteady:  # whatever else is compared would only show this again
-            return problems + unsteady
+            yield from unsteady
+            return
         if not global_use:  # copies that share the global streams do change each other's episodes
-            problems += _check_apart(factory, horizon, tasks, sequences[0], plays[0])
-        problems += _check_time_limit(copies, horizon, tasks)
-        if len(tasks) == 1:
-            return problems
-        for seed, actions in enumerate(sequences[1:], 11):
-            plays.append(_play(copies, tasks, seed, actions))
-            if _differ(plays[-1]) and len(plays) >= 3:
-                break
-        if not any(_differ(play) for play in plays):
-            problems.append(Problem(
-                "task-without-effect", f"set_task changed neither rewards nor transitions: "
-                f"{len(tasks)} tasks gave equal episodes under {len(plays)} sequences of actions "
-                f"of {length} steps; see that step() reads the task (or, where rewards are rare, "
-                "that random actions can reach one)",
-            ))  # fmt: skip
-        problems += _check_leak(copies, tasks, plays)
-        return problems
+            fresh = _Paced(factory, horizon, pace)
+            check = _check_apart(fresh, some, sequences[0], plays[0])
+            yield from pace.run("two copies side by side", check)
+            check = _check_second_episode(source, some, sequences, pace)
+            yield from pace.run("second episodes", check)
+        if len(some) > 1:
+            check = _check_tasks_differ(copies, some, sequences, plays, length < most)
+            yield from pace.run("what tasks change", check)
+            check = _check_leak(copies, some, plays)
+            yield from pace.run("whether observations tell the task", check)
+        yield from _check_size(plays)
+        yield from pace.run("time limits", _check_time_limit(copies, horizon, some))
     finally:
         copies.close()
+
+
+_SIZES = ((_TASKS, _STEPS), (_TASKS, 50), (6, 50), (6, 20), (3, 20), (2, 10))
+"""Tasks and steps of a play, from what is usual to the least that shows anything."""
+
+
+def _affordable(
+    copies: Copies, tasks: list[Any], actions: Shaped[np.ndarray, "t *a"], pace: Pace
+) -> tuple[list[Any], int]:
+    """As many tasks, and steps of each, as the time that is left allows."""
+    start = time.monotonic()
+    copies.reset([Seat(tasks[0], 0, 0, 0)])
+    reset_s = time.monotonic() - start
+    for action in actions[:5]:
+        copies.step(action[None])
+    step_s = (time.monotonic() - start - reset_s) / len(actions[:5])
+    num, steps = len(tasks), len(actions)
+    for most_tasks, most_steps in _SIZES:
+        num, steps = min(len(tasks), most_tasks), min(len(actions), most_steps)
+        # Three plays of every task, one for each thing looked at beside, two episodes twice each;
+        # Three plays of every task, eight for what is looked at beside, two episodes twice a try;
+        # and the resets whose observations are compared.
+        plays = 3 * num + 8 + 4 * _SEEDS * min(1, _SECOND_STEPS / steps)
+        if plays * (reset_s + steps * step_s) + _SEEDS * num * reset_s < 0.8 * pace.left_s:
+            break
+    if num < len(tasks):
+        pace.left_out.append(f"{len(tasks) - num} of {len(tasks)} tasks")
+    if steps < len(actions):
+        pace.left_out.append(f"steps {steps + 1} to {len(actions)} of an episode")
+    return tasks[:num], steps
+
+
+def _check_tasks_differ(
+    copies: Copies,
+    tasks: list[Any],
+    sequences: list[Shaped[np.ndarray, "t *a"]],
+    plays: list[Play],
+    cut: bool,
+) -> Iterator[Problem]:
+    """Play on, until some task differs from the others and there are three plays to compare.
+
+    The new ones are added to ``plays``. Where these are ``cut`` for lack of time, nothing can be
+    said of tasks that have no effect in them.
+    """
+    for seed, actions in enumerate(sequences[1:], 11):
+        plays.append(_play(copies, tasks, seed, actions))
+        if _differ(plays[-1]) and len(plays) >= 3:
+            break
+    if not any(map(_differ, plays)):
+        if cut:
+            raise _TimeUp
+        yield Problem(
+            "task-without-effect", f"set_task changed neither rewards nor transitions: "
+            f"{len(tasks)} tasks gave equal episodes under {len(plays)} sequences of actions "
+            f"of {len(sequences[0])} steps; see that step() reads the task (or, where rewards are "
+            "rare, that random actions can reach one)",
+        )  # fmt: skip
 
 
 def _differ(play: Play) -> bool:
@@ -256,17 +411,21 @@ def _differ(play: Play) -> bool:
     return any((column != column[:, :1]).any() for column in columns)
 
 
-def _check_observations(
-    source: TaskSource, task: Any, actions: Shaped[np.ndarray, "t *a"]
+def _check_step_by_step(
+    source: TaskSource, task: Any, actions: Shaped[np.ndarray, "t *a"], pace: Pace
 ) -> Iterator[Problem]:
-    """Declared dtype and bounds, and a task left as it was; shapes are checked at every step."""
+    """Declared dtype and bounds, and that task and action are left as they were.
+
+    Shapes and finite values are checked at every step of every play anyway.
+    """
     env, where = source.env, f"while its spaces are being checked, task {described(task)}"
     assert source.set_task is not None
     own = copied(task)
     source.call(where, source.set_task, own)
-    space, ended = env.observation_space, False
-    obs = source.call(where, env.reset, seed=0)[0]
+    space, ended, changed = env.observation_space, False, False
+    obs = as_numpy(source.call(where, env.reset, seed=0)[0])
     for step, action in enumerate(actions):
+        pace.tick()
         when = f"at step {step}" if step else "at reset"
         if step == 0 or ended or obs not in space:
             dtypes = _dtypes(space, obs)
@@ -280,10 +439,18 @@ def _check_observations(
             )  # fmt: skip
             return
         if ended:
-            obs, ended = source.call(where, env.reset)[0], False
+            obs, ended = as_numpy(source.call(where, env.reset)[0]), False
         else:
-            obs, _, terminated, truncated, _ = source.call(where, env.step, action)
-            ended = terminated or truncated
+            given = action.copy()
+            obs, _, terminated, truncated, _ = source.call(where, env.step, given)
+            obs, ended = as_numpy(obs), terminated or truncated
+            if not changed and not np.array_equal(given, action):
+                changed = True
+                yield Problem(
+                    "action-changed", f"step() turned the action {described(action)} that it was "
+                    f"given into {described(given)}; who plays it may need that array again, so "
+                    "work on a copy (`action = 0.1 * action`, not `action *= 0.1`)",
+                )  # fmt: skip
     if not equal(own, task):
         yield Problem(
             "task-changed", f"reset or step changed the task that set_task was given, "
@@ -320,12 +487,13 @@ def _check_streams(copies: Copies) -> Iterator[Problem]:
 
 
 def _check_reproducible(
-    factory: Factory, horizon: int, tasks: list[Any], actions: np.ndarray, play: Play
+    fresh: Copies, tasks: list[Any], actions: np.ndarray, play: Play
 ) -> Iterator[Problem]:
     """The first task twice on a fresh copy, against the first play of all tasks."""
-    fresh = Copies(factory, horizon)
-    first, again = (_play(fresh, tasks[:1], 10, actions) for _ in range(2))
-    fresh.close()
+    try:
+        first, again = (_play(fresh, tasks[:1], 10, actions) for _ in range(2))
+    finally:
+        fresh.close()
     columns = zip(first, again, play, strict=True)
     if any(not np.array_equal(a, b) or not np.array_equal(a, c[:, :1]) for a, b, c in columns):
         yield Problem(
@@ -336,19 +504,103 @@ def _check_reproducible(
 
 
 def _check_apart(
-    factory: Factory, horizon: int, tasks: list[Any], actions: np.ndarray, play: Play
+    pair: Copies, tasks: list[Any], actions: np.ndarray, play: Play
 ) -> Iterator[Problem]:
     """Two copies with different tasks side by side, against the first task alone."""
-    pair = Copies(factory, horizon)
-    pair.reset([Seat(task, 10, row, 0) for row, task in enumerate(tasks[:2])])
-    together = [pair.step(np.repeat(a[None], len(tasks[:2]), 0)) for a in actions]
-    pair.close()
+    try:
+        pair.reset([Seat(task, 10, row, 0) for row, task in enumerate(tasks[:2])])
+        together = [pair.step(np.repeat(a[None], len(tasks[:2]), 0)) for a in actions]
+    finally:
+        pair.close()
     reward, obs = np.stack([s.reward[0] for s in together]), [s.next_obs[0] for s in together]
     if not np.array_equal(reward, play.reward[:, 0]) or not np.array_equal(obs, play.obs[1:, 0]):
         yield Problem(
             "shared-state", "a copy's episodes changed when another copy with another task was "
             "stepped beside it; keep the task in the instance, not in the class or module",
         )  # fmt: skip
+
+
+_SECOND_STEPS = 50
+"""Longest of two episodes in a row, in steps."""
+
+
+def _check_second_episode(
+    source: TaskSource,
+    tasks: list[Any],
+    sequences: list[Shaped[np.ndarray, "t *a"]],
+    pace: Pace,
+) -> Iterator[Problem]:
+    """A second episode, which must be the same whether or not the task is set again before it.
+
+    With eight tries, because one drawn anew may be the one that was set.
+    """
+
+    def second(task: Any, seed: int, actions: np.ndarray, *, again: bool) -> np.ndarray:
+        """All numbers of the second episode."""
+        env, where = source.env, f"while a second episode is being played, task {described(task)}"
+        space, seen = env.observation_space, list[np.ndarray]()
+        assert source.set_task is not None
+        for start in ({"seed": seed}, {}):
+            pace.tick()
+            if start or again:
+                source.call(where, source.set_task, task)
+            obs = source.call(where, env.reset, **start)[0]
+            seen = [flatten(space, as_numpy(obs))]
+            for action in actions[:_SECOND_STEPS]:
+                pace.tick()
+                obs, *rest, _ = source.call(where, env.step, action.copy())
+                reward, terminated, truncated = (float(as_numpy(x)) for x in rest)
+                seen += [flatten(space, as_numpy(obs)), np.array([reward, terminated])]
+                if terminated or truncated:
+                    break
+        return np.concatenate(seen)
+
+    for i, actions in enumerate(sequences):
+        play = tasks[i % len(tasks)], 40 + i, actions
+        one, other = (second(*play, again=again) for again in (False, True))
+        if np.array_equal(one, other):
+            continue
+        if not np.array_equal(one, second(*play, again=False)):
+            yield Problem(
+                "not-reproducible", "the same seed, task and actions gave different second "
+                "episodes; reset without a seed must go on with self.np_random as it stands",
+            )  # fmt: skip
+        else:
+            yield Problem(
+                "task-lost", f"the task does not outlast an episode: after {described(play[0])} "
+                "was set, the second episode differed from one before which it was set again; keep "
+                "it until the next set_task, and never draw a new one in reset",
+            )  # fmt: skip
+        return
+
+
+_SATURATED = 10.0
+"""Weighted sum at which tanh is within 1e-8 of its bound."""
+_VARIED = 0.05
+"""Least share of its size by which an observation should vary."""
+
+
+def _check_size(plays: list[Play]) -> Iterator[Problem]:
+    """Whether observations are large beside what varies in them.
+
+    A layer of 64 units as policies have it (Glorot) sees the mean observation as a sum of about
+    |mean| sqrt(2 / (O + 64)). Where all units are saturated by it and what differs from it is less
+    than a twentieth, the output hardly depends on the observation.
+    """
+    mean = np.mean([play.obs.mean((0, 1), dtype=np.float64) for play in plays], 0)
+    size = float(np.linalg.norm(mean))
+    apart = [((play.obs - mean.astype(np.float32)) ** 2).sum(-1).mean() for play in plays]
+    varied = float(np.sqrt(np.mean(apart)))
+    if size * math.sqrt(2 / (len(mean) + 64)) < _SATURATED or varied > _VARIED * size:
+        return
+    i = int(np.abs(mean).argmax())
+    seen = np.concatenate([play.obs[..., i].ravel() for play in plays])
+    yield Problem(
+        "observation-size", f"observations are large and hardly vary (component {i} of the "
+        f"flattened observation was {seen.min():g} to {seen.max():g} in all plays), "
+        "which a policy cannot tell apart; train with --normalize-obs where the algorithm has it, "
+        "or shift and scale them to the order of 1",
+    )  # fmt: skip
 
 
 def _check_time_limit(copies: Copies, horizon: int, tasks: list[Any]) -> Iterator[Problem]:

@@ -201,8 +201,9 @@ def misfit(space: spaces.Space, obs: Any, name: str = "the observation") -> tupl
             return next((f for f in faults if f), None)
     try:
         array, dtype = np.asarray(obs), np.dtype(space.dtype)
-    except ValueError:  # rows of different lengths
-        return "shape", f"{name} is no array; its space says {space.shape}"
+    except Exception:  # rows of different lengths, or of a library that refuses
+        kind = type(obs).__name__
+        return "shape", f"{name}, a {kind}, is no array; its space says {space.shape}"
     if array.shape != space.shape:
         return "shape", f"{name} has shape {array.shape}; its space says {space.shape}"
     if array.dtype != dtype and not np.can_cast(array.dtype, dtype, "same_kind"):
@@ -210,6 +211,18 @@ def misfit(space: spaces.Space, obs: Any, name: str = "the observation") -> tupl
     if not isinstance(space, spaces.Box) and array.astype(dtype) not in space:
         return "bounds", f"{name} is {obs}, outside its space {space}"
     return None
+
+
+def as_numpy(obs: Any) -> Any:
+    """An observation or one of its parts, torch tensors without their graph and as arrays."""
+    match obs:
+        case dict():
+            return {key: as_numpy(part) for key, part in obs.items()}
+        case tuple():
+            return tuple(map(as_numpy, obs))
+        case list():
+            return list(map(as_numpy, obs))
+    return np.asarray(obs.detach().cpu()) if hasattr(obs, "detach") else obs
 
 
 def flatten(space: spaces.Space, obs: Any) -> Shaped[np.ndarray, " o"]:
@@ -334,7 +347,7 @@ class Copies:
         self.clock += 1
         with self.streams:
             for i, action in enumerate(actions):
-                result = self._call(i, self.envs[i].step, action)
+                result = self._call(i, self.envs[i].step, action.copy())
                 if not isinstance(result, tuple) or len(result) != 5:
                     raise self._fault(
                         i, "contract", "step() did not return the 5-tuple (obs, reward, "
@@ -416,6 +429,7 @@ class Copies:
         self, i: int, obs: Any, reward: Any, terminated: Any, truncated: Any, info: Any
     ) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """What ``step`` returned, once its types are right."""
+        reward = as_numpy(reward)
         if not isinstance(reward, float | int | np.number) and np.shape(reward) != ():
             message = f"the reward has shape {np.shape(reward)}; expected one number"
             raise self._fault(i, "reward", message)
@@ -439,7 +453,7 @@ class Copies:
             and obs.shape == self.space.shape
             and obs.dtype == self.space.dtype
         )
-        if not fits and (fault := misfit(self.space, obs)):
+        if not fits and (fault := misfit(self.space, obs := as_numpy(obs))):
             raise self._fault(i, *fault)
         with np.errstate(over="ignore"):  # too large for float32 is inf, which is refused
             row[:] = obs.ravel() if fits else flatten(self.space, obs)
