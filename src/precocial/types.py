@@ -68,8 +68,8 @@ class Belief(Protocol):
     dim: int
     """D, the size of ``features``."""
 
-    def prior(self, lanes: tuple[int, int], device: torch.device) -> dict[str, Tensor]:
-        """The belief at the start of a trial, on lanes (N, E)."""
+    def prior(self, obs: Float[Tensor, "n e o"]) -> dict[str, Tensor]:
+        """The belief at the start of a trial, given its first observation."""
         ...
 
     def update(
