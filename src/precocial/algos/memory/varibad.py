@@ -59,7 +59,7 @@ class VariBADConfig(TrialConfig):
     vae_updates: int = 4
     """Updates of encoder and decoders per iteration."""
     vae_batch: int = 64
-    """Trials per such update."""
+    """Trials per such update; all where an iteration has fewer."""
     elbo_terms: int = 20
     """Posteriors per trial that are decoded, drawn at random; 0: all of them."""
     decode_steps: int = 50
@@ -290,8 +290,9 @@ class VariBAD(TrialMethod):
         totals: Metrics = {}
         for group in self.vae_optimizer.param_groups:
             group["lr"] = cfg.vae_lr * cfg.rate(self.progress)
+        size = min(cfg.vae_batch, order.numel())
         for i in range(cfg.vae_updates):
-            lanes = torch.arange(cfg.vae_batch, device=order.device) + i * cfg.vae_batch
+            lanes = torch.arange(size, device=order.device) + i * size
             losses = self.vae.loss(trials.select(order[lanes % order.numel()]), rng)
             weights = {
                 "loss/kl_latent": cfg.kl_weight, "loss/reward_decoder": cfg.reward_weight,
