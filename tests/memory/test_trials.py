@@ -7,7 +7,14 @@ import torch
 
 from precocial.algos import ALGOS, build
 from precocial.algos.memory.rl2 import RL2, LastStep, RL2Config
-from precocial.algos.memory.trials import TrialConfig, ppo_update, run_trials, score, standardise
+from precocial.algos.memory.trials import (
+    TrialConfig,
+    minibatches,
+    ppo_update,
+    run_trials,
+    score,
+    standardise,
+)
 from precocial.algos.memory.varibad import VAE, Trials, VariBADConfig
 from precocial.envs import ENVS
 from precocial.envs.control.cart_pole import CartPole
@@ -308,6 +315,13 @@ def test_standardised_advantages():
     assert float((ready.target * batch.valid).sum(1).abs().max()) < 1e-2  # mean 0 at every step
 
 
+@pytest.mark.parametrize(("trials", "sizes"), [(10, [2, 2] + [1] * 6), (8, [1] * 8)])
+def test_a_pass_has_as_many_minibatches_as_asked(trials, sizes):
+    cfg = small(num_tasks=trials, minibatches=8, outer_epochs=1)
+    parts = [p.valid.shape[1] for p in minibatches(collected(cfg)[2], cfg, rng())]
+    assert parts == sizes
+
+
 def test_the_rate_falls_to_zero_over_the_run():
     method, _, batch = collected(small(outer_lr=1e-2))
     for progress, rate in ((0.0, 1e-2), (0.75, 2.5e-3)):
@@ -383,6 +397,18 @@ def test_random_subsets_leave_the_elbo_unbiased():
     assert all(
         math.isfinite(float(v)) for _ in range(50) for v in alone.loss(short, draws).values()
     )
+
+
+@pytest.mark.parametrize(("trials", "sizes"), [(3, [3, 3, 3]), (8, [5, 5, 5])])
+def test_no_trial_is_twice_in_an_update_of_the_encoder(trials, sizes):
+    env = CartPole()
+    cfg = VariBADConfig(num_tasks=trials, minibatches=1, vae_batch=5, vae_updates=3)
+    method = build(cfg, env.spec, rng())
+    loss, batches = method.vae.loss, []
+    method.vae.loss = lambda batch, draws: batches.append(batch.obs) or loss(batch, draws)
+    method.meta_update(env, env.sample_tasks(trials, "train", rng()), rng())
+    assert [len(obs) for obs in batches] == sizes
+    assert all(len(obs.flatten(1).unique(dim=0)) == len(obs) for obs in batches)
 
 
 # ---- whole runs ---------------------------------------------------------------------------
@@ -496,10 +522,15 @@ def test_learners_do_not_share_a_restored_memory():
 
 
 @torch.no_grad()
-def test_value_units_do_not_collapse_without_reward():
+@pytest.mark.parametrize(("spread", "std"), [(0.01, 0.01), (0.0, 1e-4)])
+def test_small_rewards_have_units_of_their_own_at_once(spread, std):
     policy = plain_policy()
-    policy.track(torch.zeros(5, 3), torch.ones(5, 3), rate=1.0)
-    assert float(policy.value_std) == pytest.approx(0.1)
+    h = torch.randn(2, 3, policy.memory.size, generator=rng())
+    before = policy.heads(h)[1]
+    policy.track(torch.tensor([[-1.0, 1.0]]).expand(5, 2) * spread, torch.ones(5, 2), rate=1.0)
+    assert float(policy.value_std) == pytest.approx(std)
+    # An untrained head's noise does not become 100, or 10 000, spreads.
+    assert torch.allclose(policy.heads(h)[1], 10 * before)
 
 
 def test_another_memory_does_not_load(tmp_path):

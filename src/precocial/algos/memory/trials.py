@@ -346,11 +346,11 @@ def ppo_update(
 
 
 def minibatches(batch: TrialBatch, cfg: TrialConfig, rng: torch.Generator) -> Iterator[TrialBatch]:
-    """Every trial once per epoch, in random order."""
+    """Every trial once per epoch, in random order; parts differ by one trial at most."""
     lanes = batch.valid.shape[1]
     for _ in range(cfg.outer_epochs):
         order = torch.randperm(lanes, generator=rng, device=rng.device)
-        for part in order.chunk(cfg.minibatches):
+        for part in order.tensor_split(cfg.minibatches):
             yield batch.select(part)
 
 
