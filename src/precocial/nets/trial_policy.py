@@ -12,7 +12,6 @@ from precocial.ops.distributions import Dist
 from precocial.ops.losses import masked_mean
 from precocial.types import EnvSpec
 
-
 LARGEST_SCALE = 10.0
 """Of the value head when its units move: where an untrained head meets rewards that are small, or
 none, what it predicts is noise and not to be kept."""
