@@ -209,8 +209,8 @@ def surrogate(dist: Dist, batch: Batch, cfg: GradientConfig) -> Float[Tensor, " 
     """What an inner step descends, one value per task, given the policy at the batch's states."""
     lp = log_prob(dist, batch.action)
     if cfg.estimator == "dice":
-        lp = lp.reshape(batch.reward.shape)
-        return dice_loss(lp, batch.reward, batch.value, batch.first, cfg.gamma, batch.scale)
+        now, then = (x.reshape(batch.reward.shape) for x in (lp, batch.log_prob))
+        return dice_loss(now, then, batch.reward, batch.value, batch.first, cfg.gamma, batch.scale)
     if cfg.estimator == "log-likelihood":
         return policy_gradient_loss(lp, batch.advantage)
     return likelihood_ratio_loss(lp, batch.log_prob, batch.advantage)
