@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from precocial.ops.returns import episode_index
-from precocial.types import Acting, Rollout, TaskEnv, Tasks
+from precocial.types import Acting, Metrics, Rollout, TaskEnv, Tasks
 
 
 @torch.no_grad()
@@ -55,6 +55,12 @@ def collect(
         ended = rollout.terminated | rollout.truncated
         rollout.extra["valid"] = episode_index(ended) < episodes
     return rollout
+
+
+def lanes_diverged(rollouts: Sequence[Rollout]) -> Metrics:
+    """How many lanes a diverged simulation ended, where there were any."""
+    lost = sum(float(rollout.diverged.sum()) for rollout in rollouts)
+    return {"train/lanes_diverged": lost} if lost else {}
 
 
 @contextmanager

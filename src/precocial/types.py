@@ -156,6 +156,12 @@ class Rollout(NamedTuple):
     """What the method needs besides, each ``(N, E, T, ...)``: the parameters of the
     distribution that acted, and ``info/NAME`` for what the environment reported."""
 
+    @property
+    def diverged(self) -> Bool[Tensor, "n e t"]:
+        """Steps on which a simulation diverged: they led nowhere and say nothing of the action."""
+        lost = self.extra.get("info/diverged")
+        return torch.zeros_like(self.truncated) if lost is None else lost.bool()
+
 
 @runtime_checkable
 class TaskEnv(Protocol):

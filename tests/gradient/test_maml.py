@@ -382,8 +382,27 @@ def test_reptile_tasks_do_not_share_optimiser_state(optimizer, rng):
         assert torch.allclose(together[k][1:2], alone[k], atol=1e-6)
 
 
+def with_a_diverged_step(rollout):
+    """The same, where a simulation diverged at step 3 of the first lane."""
+    truncated, lost = rollout.truncated.clone(), torch.zeros_like(rollout.reward)
+    truncated[0, 0, 3], lost[0, 0, 3] = True, 1
+    extra = rollout.extra | {"info/diverged": lost}
+    return rollout._replace(truncated=truncated, extra=extra)
+
+
+def test_a_diverged_step_has_no_advantage_and_is_counted():
+    _, _, _, stages = support()
+    data = with_a_diverged_step(stages.rollouts[0])
+    batch = score(data, MAMLConfig(), 10)
+    assert batch.advantage[0, 3] == 0 and (batch.advantage == 0).sum() == 1
+    assert batch.first[0, 0, 4] == 1
+    seen = stages._replace(rollouts=[data, *stages.rollouts[1:]])
+    assert seen.metrics()["train/lanes_diverged"] == 1
+    assert "train/lanes_diverged" not in stages.metrics()
+
+
 def test_scored_data_keep_episodes_together(rng):
     _, _, _, stages = support()
-    batch = score(stages.rollouts[0], MAMLConfig())
+    batch = score(stages.rollouts[0], MAMLConfig(), 10)
     assert batch.first[..., 0].all()
     assert batch.advantage.shape == (6, 40)

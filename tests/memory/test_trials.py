@@ -14,10 +14,12 @@ from precocial.algos.memory.trials import (
     run_trials,
     score,
     standardise,
+    trial_metrics,
 )
 from precocial.algos.memory.varibad import VAE, Trials, VariBADConfig
 from precocial.envs import ENVS
 from precocial.envs.control.cart_pole import CartPole
+from precocial.envs.control.point_nav import PointNav, PointNavConfig
 from precocial.evaluation.curve import adaptation_curve
 from precocial.nets.gru import bfloat16_supported
 from precocial.nets.memory import build_memory
@@ -91,6 +93,42 @@ def test_advantages_run_over_the_trial_and_stop_at_its_end():
     cfg = TrialConfig(gamma=0.5, gae_lambda=0.0)
     batch = score(hand_made_rollout(value + 4, reward), plain_policy(), cfg)
     assert batch.advantage[:6, 0].tolist() == [-1, -1, -1, -1, -1, -3]
+
+
+@pytest.mark.parametrize("forget", [False, True])
+def test_credit_ends_before_a_diverged_step(forget):
+    # Value 4 everywhere, reward 1, gamma 1, lambda 0: 1 at each step, but 1 - 4 at the trial's end.
+    # The step that diverged, the last of lane 0 or one of lane 1, is as if it had not been.
+    lost = torch.zeros(1, 2, 7)
+    lost[0, 0, 5] = lost[0, 1, 2] = 1
+    rollout = hand_made_rollout(torch.full((1, 2, 7), 4.0), torch.ones(1, 2, 7))
+    rollout.extra["info/diverged"] = lost
+    rollout.reward[lost > 0] = 0
+    cfg = TrialConfig(gamma=1.0, gae_lambda=1.0)
+    batch = score(rollout, plain_policy(), cfg, forgetful=forget)
+    assert batch.valid.T.tolist() == [[1] * 5 + [0, 0], [1, 1, 0, 1, 1, 1, 1]]
+    if not forget:
+        # Lane 0: 5 rewards and then 4, less 4. Lane 1: 2 and 4, and 4 to the end, less 4.
+        assert batch.advantage[:5, 0].tolist() == [5, 4, 3, 2, 1]
+        assert batch.advantage[:, 1].tolist() == [2, 1, 0, 0, -1, -2, -3]
+    else:
+        assert batch.advantage[3:5, 0].tolist() == [2, 1]
+        assert batch.advantage[:2, 1].tolist() == [2, 1]
+    assert batch.select(torch.tensor([1])).valid.shape == (7, 1)
+    assert trial_metrics(rollout, 3)["train/lanes_diverged"] == 2
+
+
+def test_steps_that_do_not_count_may_be_very_unlikely():
+    env = PointNav(PointNavConfig(horizon=5))
+    method, _, batch = collected(small(init_std=1e-3), env=env)
+    valid = batch.valid.clone()
+    valid[-2:] = 0
+    old = batch.log_prob - 200 * (1 - valid)  # the ratio is infinite there
+    ppo_update(
+        method.policy, batch._replace(valid=valid, log_prob=old), method.cfg, method.optimizer,
+        0.0, rng(),
+    )  # fmt: skip
+    assert all(bool(p.isfinite().all()) for p in method.policy.parameters())
 
 
 def test_forgetting_cuts_credit_at_every_episode():

@@ -284,7 +284,7 @@ class VariBAD(TrialMethod):
         trials = Trials(
             rollout.obs.flatten(0, 1), as_vector(rollout.action, self.spec).flatten(0, 1),
             rollout.reward.flatten(0, 1), rollout.next_obs.flatten(0, 1),
-            rollout.extra["valid"].flatten(0, 1).float(),
+            (rollout.extra["valid"] & ~rollout.diverged).flatten(0, 1).float(),
         )  # fmt: skip
         order = torch.randperm(trials.reward.shape[0], generator=rng, device=rng.device)
         totals: Metrics = {}
