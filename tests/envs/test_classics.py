@@ -12,6 +12,7 @@ from precocial.envs.classic.bandit import Bandit, BanditConfig
 from precocial.envs.classic.harlow import CONTRAST, Harlow, HarlowConfig
 from precocial.envs.classic.tabular_mdp import TabularMDP, TabularMDPConfig
 from precocial.envs.classic.two_step import TwoStep, TwoStepConfig, stay_probability
+from precocial.envs.control.point_nav import PointNav
 from precocial.ops import bandit_policies
 from precocial.ops.bandits import bayes_optimum
 from precocial.ops.tabular import value_iteration
@@ -446,6 +447,13 @@ def test_two_step_belief_is_bayes_rule_over_all_reversals(rng, hidden):
         swap = sum(v for (_, swapped), v in joint.items() if swapped) / total
         numbers = [2 * first_good - 1, 2 * swap - 1][: posterior.dim]
         assert features[n, e].tolist() == pytest.approx(numbers, abs=1e-5)
+
+
+def test_a_step_copies_no_bounds_to_the_device(rng, monkeypatch):
+    env = PointNav()
+    env.reset(env.sample_tasks(2, "train", rng), 3, rng)
+    monkeypatch.setattr(torch, "tensor", None)  # what would copy them
+    env.step(torch.zeros(2, 3, 2))
 
 
 class OnBelief:

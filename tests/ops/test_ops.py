@@ -250,6 +250,19 @@ def test_a_truncation_before_the_clock_is_bootstrapped(diverged):
     assert as_if_over.advantage.abs().max() > 1
 
 
+def test_restored_optimisers_keep_their_own_settings():
+    p, q = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    old, new = torch.optim.Adam([p], lr=0.1), torch.optim.Adam([q], lr=0.5, eps=1e-5)
+    p.grad = torch.tensor([1.0, 2.0, 3.0])
+    old.step()
+    params.restore(new, old.state_dict())
+    assert new.param_groups[0]["lr"] == 0.5 and new.param_groups[0]["eps"] == 1e-5
+    assert torch.equal(new.state[q]["exp_avg"], old.state[p]["exp_avg"])
+    assert new.state[q]["step"] == 1 and new.state[q]["step"].device.type == "cpu"
+    with pytest.raises(ValueError):
+        params.restore(torch.optim.Adam([p, q]), old.state_dict())
+
+
 def test_bayes_optimal_bandits():
     # One pull: 1/2. Two pulls of two arms: 1/2 + E max(2/3 after a win, 1/2 of a fresh arm).
     assert bandits.bayes_optimum(1, 2) == 0.5

@@ -24,7 +24,7 @@ from precocial.nets.mlp import Activation, Policy
 from precocial.ops.adaptation import TaskLoss, inner_update
 from precocial.ops.distributions import Dist, log_prob, mode, sample
 from precocial.ops.losses import dice_loss, likelihood_ratio_loss, policy_gradient_loss
-from precocial.ops.params import detach, expand
+from precocial.ops.params import detach, expand, restore
 from precocial.ops.returns import first_episode_return, normalise, time_in_episode
 from precocial.rollout import collect, lanes_diverged, stack_steps
 from precocial.types import (
@@ -436,4 +436,4 @@ class AdamUpdates(SampledUpdates):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse."""
         super().load_state_dict(state)
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore(self.optimizer, state["optimizer"])

@@ -20,6 +20,7 @@ from precocial.nets.memory import State
 from precocial.nets.trial_policy import TrialPolicy
 from precocial.ops.distributions import Dist, entropy, log_prob, mode, sample
 from precocial.ops.losses import masked_mean, ppo_clip_terms
+from precocial.ops.params import restore
 from precocial.ops.returns import episode_returns, gae, last_valid
 from precocial.rollout import collect, lanes_diverged
 from precocial.types import EnvSpec, Metrics, Rollout, Step, TaskEnv, Tasks, UserError
@@ -413,4 +414,4 @@ class TrialMethod:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse."""
         self.policy.load_state_dict(state["policy"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore(self.optimizer, state["optimizer"])

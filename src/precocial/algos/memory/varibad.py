@@ -38,6 +38,7 @@ from precocial.checks import at_least, positive, widths
 from precocial.nets.memory import GRU, State
 from precocial.nets.trial_policy import MLP, TrialPolicy, linear
 from precocial.ops.elbo import chain_kl, log_likelihood
+from precocial.ops.params import restore
 from precocial.types import EnvSpec, Metrics, Rollout, Step, TaskEnv, Tasks, UserError
 
 
@@ -329,4 +330,4 @@ class VariBAD(TrialMethod):
         """The inverse."""
         super().load_state_dict(state)
         self.vae.load_state_dict(state["vae"])
-        self.vae_optimizer.load_state_dict(state["vae_optimizer"])
+        restore(self.vae_optimizer, state["vae_optimizer"])
