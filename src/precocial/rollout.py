@@ -31,16 +31,25 @@ def collect(
     environment's ``info`` under ``info/NAME``. With ``episodes`` it is one trial: acting stops as
     soon as every lane has ended so many, and ``extra["valid"]`` is False for what a lane did
     afterwards. ``on_step`` is called before every action, to film.
+
+    Where stepping takes the cores, torch works on one thread meanwhile, and for a policy's call
+    too, after which its threads would go on spinning. A learner that ``plans`` has all of them.
     """
     columns, extras = [], []
     number: Tensor | int = 0  # of episodes that every lane has ended
-    with _torch_threads(1 if env.spec.threaded else torch.get_num_threads()):
+    every = torch.get_num_threads()
+    stepping = 1 if env.spec.threaded else every
+    acting = every if getattr(learner, "plans", False) else stepping
+    with _torch_threads(stepping):
         obs = env.reset(tasks, lanes, rng)
         for _ in range(num_steps):
             if on_step:
                 on_step()
+            torch.set_num_threads(acting)
             action = learner.act(obs, explore=explore)
+            torch.set_num_threads(stepping)
             step = env.step(action)
+            torch.set_num_threads(acting)
             learner.observe(action, step)
             ends = (step.terminated, step.truncated)
             columns.append((obs, action, step.reward, step.next_obs, *ends))

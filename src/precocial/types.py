@@ -209,7 +209,10 @@ class TaskEnv(Protocol):
 
 @runtime_checkable
 class Acting(Protocol):
-    """What ``collect`` needs: something that acts and may look at what follows."""
+    """What ``collect`` needs: something that acts and may look at what follows.
+
+    One whose ``act`` is long enough for all of torch's threads has an attribute ``plans``, True.
+    """
 
     acted: dict[str, Tensor]
     """What the last ``act`` wants kept beside the action, each ``(n, e, ...)``."""

@@ -252,6 +252,8 @@ class MPCLearner:
         rng: Draws candidates.
     """
 
+    plans = True
+
     def __init__(
         self, adapter: Adapter, cfg: PlannerConfig, spec: EnvSpec, shape: tuple[int, int],
         rng: torch.Generator,
