@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,11 @@ import torch
 import yaml
 
 import precocial
-from precocial.algos import ALGOS
+from precocial.algos import ALGOS, build
 from precocial.algos.gradient.online_maml import OnlineMAMLConfig
 from precocial.envs import ENVS
 from precocial.runs import checkpoint
-from precocial.runs.folder import create_folder, read_plan
+from precocial.runs.folder import create_folder, load_algorithm, read_plan
 from precocial.runs.plan import plan
 from precocial.runs.rows import read_rows
 from precocial.seeding import derive, generator
@@ -267,12 +268,38 @@ def test_a_broken_config_is_one_clear_line(tmp_path):
 
 
 def test_seeds_of_different_places_are_independent():
-    places = [("a", 0), ("a", 1), ("b", 0)]
+    places = [("tasks", 0), ("tasks", 1), ("rollout", 0), ("init",)]
     draws = [torch.rand(3, generator=generator(0, *p)) for p in places]
-    assert len({tuple(d.tolist()) for d in draws}) == 3
+    assert len({tuple(d.tolist()) for d in draws}) == 4
     assert derive(1, "a") != derive(2, "a")
+    # A purpose has one form, since with and without a 0 the seed would be the same.
+    for place in [("tasks",), ("init", 0), ("evaluate", 0, 0)]:
+        with pytest.raises(ValueError, match="expected a purpose alone"):
+            derive(0, *place)
+    # Runs of old draw what they drew.
+    assert derive(0, "init") == 7518656201426917601
+    assert derive(7, "rollout", 0) == 3020773775722240867
+    assert derive(7, "evaluation tasks", "test") == 4355103518419126984
     with pytest.raises(ValueError, match="seed is -1"):
         derive(-1, "a")
+
+
+def test_a_run_of_a_gpu_that_is_not_there_loads_on_the_cpu(tmp_path, monkeypatch):
+    folder = precocial.train("scratch", "point-nav", out=tmp_path / "r", **SMALL)
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("device: cpu", "device: cuda:1"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert load_algorithm(folder)[0].run.device == "cpu"
+
+
+@pytest.mark.parametrize("algo", ["maml", "promp", "online", "rl2", "varibad", "grbal", "rebal"])
+def test_an_edited_rate_is_honoured(algo, rng):
+    cfg = OnlineMAMLConfig() if algo == "online" else ALGOS[algo].config
+    spec = ENVS["hidden-gain"].cls().spec
+    old, new = (build(replace(cfg, outer_lr=lr), spec, rng) for lr in (0.25, 0.125))
+    new.load_state_dict(old.state_dict())
+    assert [group["lr"] for group in new.optimizer.param_groups] == [0.125]
 
 
 # ---- presets --------------------------------------------------------------------------------

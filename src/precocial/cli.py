@@ -280,6 +280,8 @@ def _print_curve(result: dict[str, Any]) -> None:
             f"whole trial: {result['trial_return_mean']:.3f} "
             f"(standard error over tasks {result['trial_stderr']:.3f})"
         )
+    if "lanes_diverged" in result:
+        console.print(f"{result['lanes_diverged']} lanes diverged; their episodes ended early")
     for name, value in result["references"].items():
         listed = result["stage_unit"] == "episode" and name in result["reference_curves"]
         if value is not None and not listed:

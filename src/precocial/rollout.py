@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from precocial.ops.returns import episode_index
-from precocial.types import Acting, Rollout, TaskEnv, Tasks
+from precocial.types import Acting, Metrics, Rollout, TaskEnv, Tasks
 
 
 @torch.no_grad()
@@ -31,16 +31,25 @@ def collect(
     environment's ``info`` under ``info/NAME``. With ``episodes`` it is one trial: acting stops as
     soon as every lane has ended so many, and ``extra["valid"]`` is False for what a lane did
     afterwards. ``on_step`` is called before every action, to film.
+
+    Where stepping takes the cores, torch works on one thread meanwhile, and for a policy's call
+    too, after which its threads would go on spinning. A learner that ``plans`` has all of them.
     """
     columns, extras = [], []
     number: Tensor | int = 0  # of episodes that every lane has ended
-    with _torch_threads(1 if env.spec.threaded else torch.get_num_threads()):
+    every = torch.get_num_threads()
+    stepping = 1 if env.spec.threaded else every
+    acting = every if getattr(learner, "plans", False) else stepping
+    with _torch_threads(stepping):
         obs = env.reset(tasks, lanes, rng)
         for _ in range(num_steps):
             if on_step:
                 on_step()
+            torch.set_num_threads(acting)
             action = learner.act(obs, explore=explore)
+            torch.set_num_threads(stepping)
             step = env.step(action)
+            torch.set_num_threads(acting)
             learner.observe(action, step)
             ends = (step.terminated, step.truncated)
             columns.append((obs, action, step.reward, step.next_obs, *ends))
@@ -55,6 +64,12 @@ def collect(
         ended = rollout.terminated | rollout.truncated
         rollout.extra["valid"] = episode_index(ended) < episodes
     return rollout
+
+
+def lanes_diverged(rollouts: Sequence[Rollout]) -> Metrics:
+    """How many lanes a diverged simulation ended, where there were any."""
+    lost = sum(float(rollout.diverged.sum()) for rollout in rollouts)
+    return {"train/lanes_diverged": lost} if lost else {}
 
 
 @contextmanager

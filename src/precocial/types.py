@@ -68,8 +68,8 @@ class Belief(Protocol):
     dim: int
     """D, the size of ``features``."""
 
-    def prior(self, lanes: tuple[int, int], device: torch.device) -> dict[str, Tensor]:
-        """The belief at the start of a trial, on lanes (N, E)."""
+    def prior(self, obs: Float[Tensor, "n e o"]) -> dict[str, Tensor]:
+        """The belief at the start of a trial, given its first observation."""
         ...
 
     def update(
@@ -156,6 +156,12 @@ class Rollout(NamedTuple):
     """What the method needs besides, each ``(N, E, T, ...)``: the parameters of the
     distribution that acted, and ``info/NAME`` for what the environment reported."""
 
+    @property
+    def diverged(self) -> Bool[Tensor, "n e t"]:
+        """Steps on which a simulation diverged: they led nowhere and say nothing of the action."""
+        lost = self.extra.get("info/diverged")
+        return torch.zeros_like(self.truncated) if lost is None else lost.bool()
+
 
 @runtime_checkable
 class TaskEnv(Protocol):
@@ -203,7 +209,10 @@ class TaskEnv(Protocol):
 
 @runtime_checkable
 class Acting(Protocol):
-    """What ``collect`` needs: something that acts and may look at what follows."""
+    """What ``collect`` needs: something that acts and may look at what follows.
+
+    One whose ``act`` is long enough for all of torch's threads has an attribute ``plans``, True.
+    """
 
     acted: dict[str, Tensor]
     """What the last ``act`` wants kept beside the action, each ``(n, e, ...)``."""

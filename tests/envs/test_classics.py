@@ -12,6 +12,7 @@ from precocial.envs.classic.bandit import Bandit, BanditConfig
 from precocial.envs.classic.harlow import CONTRAST, Harlow, HarlowConfig
 from precocial.envs.classic.tabular_mdp import TabularMDP, TabularMDPConfig
 from precocial.envs.classic.two_step import TwoStep, TwoStepConfig, stay_probability
+from precocial.envs.control.point_nav import PointNav
 from precocial.ops import bandit_policies
 from precocial.ops.bandits import bayes_optimum
 from precocial.ops.tabular import value_iteration
@@ -137,7 +138,7 @@ def test_bandit_belief_is_bayes_rule(rng):
     posterior = env.spec.belief
     assert isinstance(posterior, Belief)
     obs = env.reset(env.sample_tasks(2, "train", rng), 4, rng)
-    belief = posterior.prior((2, 4), torch.device("cpu"))
+    belief = posterior.prior(obs)
     rate = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
     likelihood = torch.ones(2, 4, 3, 4000, dtype=torch.float64)
     for _ in range(9):
@@ -222,7 +223,7 @@ def test_tabular_belief_is_bayes_rule(rng):
     posterior = env.spec.belief
     assert isinstance(posterior, Belief)
     obs = env.reset(env.sample_tasks(2, "train", rng), 3, rng)
-    belief = posterior.prior((2, 3), torch.device("cpu"))
+    belief = posterior.prior(obs)
     chance = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000  # of going to state 0
     mean = torch.linspace(-7, 9, 4001, dtype=torch.float64)
     on_chance = torch.ones(2, 3, 2, 2, 2000, dtype=torch.float64)
@@ -417,7 +418,7 @@ def test_two_step_belief_is_bayes_rule_over_all_reversals(rng, hidden):
     posterior = env.spec.belief
     assert isinstance(posterior, Belief)
     obs = env.reset(env.sample_tasks(2, "train", rng), 3, rng)
-    belief = posterior.prior((2, 3), torch.device("cpu"))
+    belief = posterior.prior(obs)
     history = []  # per episode: first action, second state, reward
     for _ in range(4):
         action = torch.randint(2, (2, 3), generator=rng)
@@ -448,15 +449,22 @@ def test_two_step_belief_is_bayes_rule_over_all_reversals(rng, hidden):
         assert features[n, e].tolist() == pytest.approx(numbers, abs=1e-5)
 
 
+def test_a_step_copies_no_bounds_to_the_device(rng, monkeypatch):
+    env = PointNav()
+    env.reset(env.sample_tasks(2, "train", rng), 3, rng)
+    monkeypatch.setattr(torch, "tensor", None)  # what would copy them
+    env.step(torch.zeros(2, 3, 2))
+
+
 class OnBelief:
     """Acts greedily on the exact belief."""
 
-    def __init__(self, posterior, lanes):
-        self.acted, self.posterior = {}, posterior
-        self.belief = posterior.prior(lanes, torch.device("cpu"))
+    def __init__(self, posterior):
+        self.acted, self.posterior, self.belief = {}, posterior, None
 
     def act(self, obs, *, explore=True):
         self.obs = obs
+        self.belief = self.belief or self.posterior.prior(obs)
         return self.posterior.best_first_action(self.belief)
 
     def observe(self, action, step):
@@ -489,7 +497,7 @@ def outcomes(rollout):
 def test_stay_probabilities_show_who_plans(rng):
     env = TwoStep()
     tasks = env.sample_tasks(400, "test", rng)
-    planned = collect(env, tasks, OnBelief(env.spec.belief, (400, 1)), 1, 200, rng)
+    planned = collect(env, tasks, OnBelief(env.spec.belief), 1, 200, rng)
     stay = stay_probability(*outcomes(planned))
     assert stay[1, 1] - stay[1, 0] > 0.1 < stay[0, 0] - stay[0, 1]
     habit = stay_probability(*outcomes(collect(env, tasks, WinStay((400, 1)), 1, 200, rng)))

@@ -105,8 +105,11 @@ def weighted_support(policy, phi, mdp, cfg, baseline=0.3):
     )  # fmt: skip
 
 
-def meta_gradient(estimator, horizon, steps, task, *, first_order=False):
-    """(ours, exact) gradients of the return after adapting, both with exact expectations."""
+def meta_gradient(estimator, horizon, steps, task, *, first_order=False, moved=0.0):
+    """(ours, exact) gradients of the return after adapting, both with exact expectations.
+
+    ``moved`` is how far theta has gone since the data were sampled, as in a line search.
+    """
     policy, mdp, lr = linear_policy(), TinyMDP(horizon, task), 0.3
     cfg = GradientConfig(estimator=estimator, inner_lr=lr, inner_steps=steps, gamma=1.0)
     theta = {k: p.detach().requires_grad_() for k, p in policy.named_parameters()}
@@ -115,6 +118,11 @@ def meta_gradient(estimator, horizon, steps, task, *, first_order=False):
         supports.append(weighted_support(policy, params.detach(phi), mdp, cfg))
         [loss] = policy_losses(policy, supports[-1:], cfg)
         phi = inner_update(loss, phi, lr, second_order=False)
+    g = torch.Generator().manual_seed(7)
+    theta = {
+        k: (p.detach() + moved * torch.randn(p.shape, generator=g)).requires_grad_()
+        for k, p in theta.items()
+    }
     losses = policy_losses(policy, supports, cfg)
     adapted = adapt(losses, params.expand(theta, 1), lr, second_order=not first_order)
     gain = mdp.expected_return(table(policy, {k: v[0] for k, v in adapted.items()}))
@@ -144,6 +152,14 @@ def relative_error(estimator, horizon, steps, **kwargs):
 @pytest.mark.parametrize("horizon", [1, 2, 3])
 def test_dice_equals_finite_differences_of_the_exact_objective(double, horizon, steps):
     assert relative_error("dice", horizon, steps) < 1e-6
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_dice_is_exact_after_theta_has_moved(double, steps):
+    assert relative_error("dice", 3, steps, moved=0.5) < 1e-6
+    assert relative_error("likelihood-ratio", 1, steps, moved=0.5) < 1e-6
+    assert relative_error("likelihood-ratio", 3, steps, moved=0.5) > 0.01
+    assert relative_error("log-likelihood", 1, steps, moved=0.5) > 0.1
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -366,8 +382,27 @@ def test_reptile_tasks_do_not_share_optimiser_state(optimizer, rng):
         assert torch.allclose(together[k][1:2], alone[k], atol=1e-6)
 
 
+def with_a_diverged_step(rollout):
+    """The same, where a simulation diverged at step 3 of the first lane."""
+    truncated, lost = rollout.truncated.clone(), torch.zeros_like(rollout.reward)
+    truncated[0, 0, 3], lost[0, 0, 3] = True, 1
+    extra = rollout.extra | {"info/diverged": lost}
+    return rollout._replace(truncated=truncated, extra=extra)
+
+
+def test_a_diverged_step_has_no_advantage_and_is_counted():
+    _, _, _, stages = support()
+    data = with_a_diverged_step(stages.rollouts[0])
+    batch = score(data, MAMLConfig(), 10)
+    assert batch.advantage[0, 3] == 0 and (batch.advantage == 0).sum() == 1
+    assert batch.first[0, 0, 4] == 1
+    seen = stages._replace(rollouts=[data, *stages.rollouts[1:]])
+    assert seen.metrics()["train/lanes_diverged"] == 1
+    assert "train/lanes_diverged" not in stages.metrics()
+
+
 def test_scored_data_keep_episodes_together(rng):
     _, _, _, stages = support()
-    batch = score(stages.rollouts[0], MAMLConfig())
+    batch = score(stages.rollouts[0], MAMLConfig(), 10)
     assert batch.first[..., 0].all()
     assert batch.advantage.shape == (6, 40)

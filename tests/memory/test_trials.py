@@ -7,10 +7,19 @@ import torch
 
 from precocial.algos import ALGOS, build
 from precocial.algos.memory.rl2 import RL2, LastStep, RL2Config
-from precocial.algos.memory.trials import TrialConfig, ppo_update, run_trials, score, standardise
+from precocial.algos.memory.trials import (
+    TrialConfig,
+    minibatches,
+    ppo_update,
+    run_trials,
+    score,
+    standardise,
+    trial_metrics,
+)
 from precocial.algos.memory.varibad import VAE, Trials, VariBADConfig
 from precocial.envs import ENVS
 from precocial.envs.control.cart_pole import CartPole
+from precocial.envs.control.point_nav import PointNav, PointNavConfig
 from precocial.evaluation.curve import adaptation_curve
 from precocial.nets.gru import bfloat16_supported
 from precocial.nets.memory import build_memory
@@ -84,6 +93,42 @@ def test_advantages_run_over_the_trial_and_stop_at_its_end():
     cfg = TrialConfig(gamma=0.5, gae_lambda=0.0)
     batch = score(hand_made_rollout(value + 4, reward), plain_policy(), cfg)
     assert batch.advantage[:6, 0].tolist() == [-1, -1, -1, -1, -1, -3]
+
+
+@pytest.mark.parametrize("forget", [False, True])
+def test_credit_ends_before_a_diverged_step(forget):
+    # Value 4 everywhere, reward 1, gamma 1, lambda 0: 1 at each step, but 1 - 4 at the trial's end.
+    # The step that diverged, the last of lane 0 or one of lane 1, is as if it had not been.
+    lost = torch.zeros(1, 2, 7)
+    lost[0, 0, 5] = lost[0, 1, 2] = 1
+    rollout = hand_made_rollout(torch.full((1, 2, 7), 4.0), torch.ones(1, 2, 7))
+    rollout.extra["info/diverged"] = lost
+    rollout.reward[lost > 0] = 0
+    cfg = TrialConfig(gamma=1.0, gae_lambda=1.0)
+    batch = score(rollout, plain_policy(), cfg, forgetful=forget)
+    assert batch.valid.T.tolist() == [[1] * 5 + [0, 0], [1, 1, 0, 1, 1, 1, 1]]
+    if not forget:
+        # Lane 0: 5 rewards and then 4, less 4. Lane 1: 2 and 4, and 4 to the end, less 4.
+        assert batch.advantage[:5, 0].tolist() == [5, 4, 3, 2, 1]
+        assert batch.advantage[:, 1].tolist() == [2, 1, 0, 0, -1, -2, -3]
+    else:
+        assert batch.advantage[3:5, 0].tolist() == [2, 1]
+        assert batch.advantage[:2, 1].tolist() == [2, 1]
+    assert batch.select(torch.tensor([1])).valid.shape == (7, 1)
+    assert trial_metrics(rollout, 3)["train/lanes_diverged"] == 2
+
+
+def test_steps_that_do_not_count_may_be_very_unlikely():
+    env = PointNav(PointNavConfig(horizon=5))
+    method, _, batch = collected(small(init_std=1e-3), env=env)
+    valid = batch.valid.clone()
+    valid[-2:] = 0
+    old = batch.log_prob - 200 * (1 - valid)  # the ratio is infinite there
+    ppo_update(
+        method.policy, batch._replace(valid=valid, log_prob=old), method.cfg, method.optimizer,
+        0.0, rng(),
+    )  # fmt: skip
+    assert all(bool(p.isfinite().all()) for p in method.policy.parameters())
 
 
 def test_forgetting_cuts_credit_at_every_episode():
@@ -308,6 +353,13 @@ def test_standardised_advantages():
     assert float((ready.target * batch.valid).sum(1).abs().max()) < 1e-2  # mean 0 at every step
 
 
+@pytest.mark.parametrize(("trials", "sizes"), [(10, [2, 2] + [1] * 6), (8, [1] * 8)])
+def test_a_pass_has_as_many_minibatches_as_asked(trials, sizes):
+    cfg = small(num_tasks=trials, minibatches=8, outer_epochs=1)
+    parts = [p.valid.shape[1] for p in minibatches(collected(cfg)[2], cfg, rng())]
+    assert parts == sizes
+
+
 def test_the_rate_falls_to_zero_over_the_run():
     method, _, batch = collected(small(outer_lr=1e-2))
     for progress, rate in ((0.0, 1e-2), (0.75, 2.5e-3)):
@@ -383,6 +435,18 @@ def test_random_subsets_leave_the_elbo_unbiased():
     assert all(
         math.isfinite(float(v)) for _ in range(50) for v in alone.loss(short, draws).values()
     )
+
+
+@pytest.mark.parametrize(("trials", "sizes"), [(3, [3, 3, 3]), (8, [5, 5, 5])])
+def test_no_trial_is_twice_in_an_update_of_the_encoder(trials, sizes):
+    env = CartPole()
+    cfg = VariBADConfig(num_tasks=trials, minibatches=1, vae_batch=5, vae_updates=3)
+    method = build(cfg, env.spec, rng())
+    loss, batches = method.vae.loss, []
+    method.vae.loss = lambda batch, draws: batches.append(batch.obs) or loss(batch, draws)
+    method.meta_update(env, env.sample_tasks(trials, "train", rng()), rng())
+    assert [len(obs) for obs in batches] == sizes
+    assert all(len(obs.flatten(1).unique(dim=0)) == len(obs) for obs in batches)
 
 
 # ---- whole runs ---------------------------------------------------------------------------
@@ -496,10 +560,15 @@ def test_learners_do_not_share_a_restored_memory():
 
 
 @torch.no_grad()
-def test_value_units_do_not_collapse_without_reward():
+@pytest.mark.parametrize(("spread", "std"), [(0.01, 0.01), (0.0, 1e-4)])
+def test_small_rewards_have_units_of_their_own_at_once(spread, std):
     policy = plain_policy()
-    policy.track(torch.zeros(5, 3), torch.ones(5, 3), rate=1.0)
-    assert float(policy.value_std) == pytest.approx(0.1)
+    h = torch.randn(2, 3, policy.memory.size, generator=rng())
+    before = policy.heads(h)[1]
+    policy.track(torch.tensor([[-1.0, 1.0]]).expand(5, 2) * spread, torch.ones(5, 2), rate=1.0)
+    assert float(policy.value_std) == pytest.approx(std)
+    # An untrained head's noise does not become 100, or 10 000, spreads.
+    assert torch.allclose(policy.heads(h)[1], 10 * before)
 
 
 def test_another_memory_does_not_load(tmp_path):

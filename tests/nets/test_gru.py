@@ -166,6 +166,15 @@ def test_memory_in_use_is_not_used_again(double, rng):
     assert torch.equal(torch.autograd.grad(first, args[2], grad)[0], got)
 
 
+def test_memory_kept_for_later_is_bounded(rng, monkeypatch):
+    monkeypatch.setattr(gru._Memory, "most_bytes", 10_000)
+    for size in (10, 1_000, 2_000, 100_000, 1_500, 20):
+        del_me = gru._Memory.like(torch.zeros(1), size)
+        del del_me
+        assert sum(flat.nbytes for flat in gru._Memory.free) <= 10_000
+    assert [flat.numel() for flat in gru._Memory.free] == [1_500, 20]  # the latest
+
+
 def test_runs_are_equal(rng):
     args, grad = problem(130, rng, 12, 16, 64)
     runs = [torch.autograd.grad(gru_sequence(*args), args, grad) for _ in range(3)]

@@ -72,13 +72,15 @@ def test_gae_refuses_senseless_discounts(gamma, lam):
 @settings(max_examples=25, deadline=None)
 def test_time_and_whole_episodes_follow_the_end_flags(seed):
     ended = randn(seed, 2, 12) > 0.7
-    time, whole = returns.time_in_episode(ended), returns.in_whole_episode(ended)
+    early = ended & (randn(seed + 1, 2, 12) > 0)
+    time, whole = returns.time_in_episode(ended), returns.in_whole_episode(ended, early)
     for lane in range(2):
         clock = 0
         for t in range(12):
             assert time[lane, t] == clock
             clock = 0 if ended[lane, t] else clock + 1
-            assert whole[lane, t] == bool(ended[lane, t:].any())
+            ends = [u for u in range(t, 12) if ended[lane, u]]
+            assert whole[lane, t] == (bool(ends) and not early[lane, ends[0]])
 
 
 def test_first_episode_return_counts_the_first_episode_only():
@@ -214,13 +216,51 @@ def test_linear_baseline_is_a_finite_horizon_value():
     obs = torch.zeros(*shape, 1, dtype=torch.float64)
     no, ones = torch.zeros_like(clock), torch.ones(shape, dtype=torch.float64)
     data = Rollout(obs, obs, ones, obs, no, clock, {})
-    advantage, value = advantages(data, 1.0, 1.0)
+    advantage, value, _ = advantages(data, 1.0, 1.0, 5)
     assert advantage.abs().max() < 0.05
     assert torch.allclose(value[0, 0, :5], torch.tensor([5.0, 4, 3, 2, 1]).double(), atol=0.05)
     # A cut tail is bootstrapped: two steps in, three are still expected.
     cut = Rollout(*(x[:, :, :7] for x in data[:6]), {})
-    advantage, _ = advantages(cut, 1.0, 1.0)
+    advantage, _, reward = advantages(cut, 1.0, 1.0, 5)
     assert advantage.abs().max() < 0.05
+    assert torch.allclose(reward[0, 0], torch.tensor([1.0, 1, 1, 1, 1, 1, 4]).double(), atol=0.05)
+
+
+@pytest.mark.parametrize("diverged", [False, True])
+def test_a_truncation_before_the_clock_is_bootstrapped(diverged):
+    # Reward -1 for 10 steps; on lane 0 an episode is truncated in its fourth step. What it would
+    # still have cost counts, -6, so that being truncated is no better than going on.
+    shape = (1, 4, 20)
+    clock = torch.zeros(shape, dtype=torch.bool)
+    clock[..., 9::10] = True
+    clock[0, 0, 3], clock[0, 0, 13], clock[0, 0, [9, 19]] = True, True, False
+    obs = torch.zeros(*shape, 1, dtype=torch.float64)
+    reward = -torch.ones(shape, dtype=torch.float64)
+    extra = {}
+    if diverged:  # the step led nowhere and has reward 0: as if the episode had been cut before it
+        reward[0, 0, 3] = 0
+        extra = {"info/diverged": torch.zeros(shape)}
+        extra["info/diverged"][0, 0, 3] = 1
+    data = Rollout(obs, obs, reward, obs, torch.zeros_like(clock), clock, extra)
+    scores = advantages(data, 1.0, 1.0, 10)
+    assert scores.advantage.abs().max() < 0.1
+    assert scores.value[0, 0, 3] == pytest.approx(-7, abs=0.1)
+    assert scores.reward[0, 0, 3] == pytest.approx(-7, abs=0.1)
+    as_if_over = advantages(data, 1.0, 1.0, 4)  # where the clock had four steps, nothing follows
+    assert as_if_over.advantage.abs().max() > 1
+
+
+def test_restored_optimisers_keep_their_own_settings():
+    p, q = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    old, new = torch.optim.Adam([p], lr=0.1), torch.optim.Adam([q], lr=0.5, eps=1e-5)
+    p.grad = torch.tensor([1.0, 2.0, 3.0])
+    old.step()
+    params.restore(new, old.state_dict())
+    assert new.param_groups[0]["lr"] == 0.5 and new.param_groups[0]["eps"] == 1e-5
+    assert torch.equal(new.state[q]["exp_avg"], old.state[p]["exp_avg"])
+    assert new.state[q]["step"] == 1 and new.state[q]["step"].device.type == "cpu"
+    with pytest.raises(ValueError):
+        params.restore(torch.optim.Adam([p, q]), old.state_dict())
 
 
 def test_bayes_optimal_bandits():

@@ -210,6 +210,10 @@ class TensorTaskEnv:
     def reset(self, tasks: Tasks, lanes: int, rng: torch.Generator) -> Shaped[Tensor, "n e o"]:
         """Start an episode on every lane."""
         self.lanes, self.rng = (tasks.num, lanes), rng
+        low, high = (
+            torch.tensor(x, device=rng.device) for x in (self.action_low, self.action_high)
+        )
+        self.bounds = low, high
         self.switch(tasks)
         self.state = self.initial(self.lanes, self.tasks, rng)
         self.time = torch.zeros(self.lanes, dtype=torch.long, device=rng.device)
@@ -261,9 +265,7 @@ class TensorTaskEnv:
 
     def scale(self, action: Float[Tensor, "n e a"]) -> Float[Tensor, "n e a"]:
         """Policy units to environment units: +-1 spans the bounds; clipped."""
-        low = torch.tensor(self.action_low, device=action.device)
-        high = torch.tensor(self.action_high, device=action.device)
-        return torch.lerp(low, high, (action.clamp(-1, 1) + 1) / 2)
+        return torch.lerp(*self.bounds, (action.clamp(-1, 1) + 1) / 2)
 
     def render(self, task: int, lane: int) -> UInt8[np.ndarray, "h w 3"]:
         """A picture of the lane as it stands."""

@@ -28,6 +28,8 @@ class Curve(NamedTuple):
     """The same in environment steps."""
     recovery: Recovery | None = None
     """Around a change of the world during the first episode, where the family can have one."""
+    lanes_diverged: int = 0
+    """Lanes whose simulation diverged and ended their episode."""
 
 
 class Onlooker:
@@ -70,6 +72,7 @@ def adaptation_curve(
     parts, observed = [], np.zeros(stages)
     recoveries: list[Recovery] = []
     steps = np.zeros(stages)  # of all lanes, in each stage
+    lost = 0
     for start in range(0, tasks.num, size):
         part = tasks.select(slice(start, start + size))
         rng = generator(seed, "evaluate", start, device=device)
@@ -81,6 +84,7 @@ def adaptation_curve(
             )  # fmt: skip
             if on_trial:
                 on_trial(rollout)
+            lost += int((rollout.diverged & rollout.extra["valid"]).sum())
             table, lengths = _trial(rollout, stages)
             parts.append(table)
             observed += lanes * part.num
@@ -99,6 +103,7 @@ def adaptation_curve(
             steps[stage] += rollout.reward.numel()
             if greedy and explore:
                 rollout = collect(env, part, Onlooker(learner), lanes, env.spec.horizon, rng)
+            lost += int(rollout.diverged.sum())
             ended = rollout.terminated | rollout.truncated
             score = [first_episode_return(rollout.reward, ended).mean(1)]
             if "info/success" in rollout.extra:
@@ -115,6 +120,7 @@ def adaptation_curve(
         recoveries[0]._replace(returns=np.concatenate([r.returns for r in recoveries]))
         if recoveries
         else None,
+        lost,
     )
 
 

@@ -41,8 +41,14 @@ def summarise(curves: list[Curve], *, intervals: bool = True) -> dict[str, Any]:
         stages.append(row)
     per_task = scores.mean(0)[:1000]
     around = [c.recovery for c in curves if c.recovery is not None]
-    return ({"recovery": summarise_recovery(around)} if around else {}) | {
-        "stages": stages,
-        "per_task_return": [[float(x) for x in row] for row in per_task],
-        "success_rate": stages[-1].get("success_rate"),
-    }
+    lost = sum(c.lanes_diverged for c in curves)
+    extras = {"recovery": summarise_recovery(around)} if around else {}
+    return (
+        extras
+        | ({"lanes_diverged": lost} if lost else {})
+        | {
+            "stages": stages,
+            "per_task_return": [[float(x) for x in row] for row in per_task],
+            "success_rate": stages[-1].get("success_rate"),
+        }
+    )

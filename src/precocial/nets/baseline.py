@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -58,28 +60,45 @@ def _ridge(
     return torch.linalg.solve(gram + ridge * eye, moment)
 
 
+class Scores(NamedTuple):
+    """What the baseline makes of a rollout, in reward units."""
+
+    advantage: Float[Tensor, "n e t"]
+    """Not normalised."""
+    value: Float[Tensor, "n e t"]
+    reward: Float[Tensor, "n e t"]
+    """Where an episode was cut, with the discounted value of what would have followed."""
+
+
 @torch.no_grad()
-def advantages(
-    rollout: Rollout, gamma: float, gae_lambda: float
-) -> tuple[Float[Tensor, "n e t"], Float[Tensor, "n e t"]]:
-    """Advantages and baseline values under a linear baseline fitted per task.
+def advantages(rollout: Rollout, gamma: float, gae_lambda: float, horizon: int) -> Scores:
+    """Advantages under a linear baseline fitted per task.
 
     The features hold the time, so the baseline is a finite-horizon value: nothing follows a
-    truncation, and only an episode cut by the end of the data is bootstrapped. The fit uses whole
-    episodes alone, since the return of a cut one is unknown.
-
-    Returns:
-        Advantages (not normalised) and values, each ``(N, E, T)``, in reward units.
+    termination, or a truncation after ``horizon`` steps. An episode truncated earlier, or cut by
+    the end of the data, is bootstrapped. The fit uses the other episodes alone, since the return of
+    a cut one is unknown. A step on which a simulation diverged says nothing of its action: it
+    counts as if the episode had been cut before it.
     """
     ended = rollout.terminated | rollout.truncated
     n = ended.shape[0]
-    time = time_in_episode(ended).to(rollout.reward.dtype)
+    steps = time_in_episode(ended)
+    early = rollout.truncated & ~rollout.terminated & (steps + 1 < horizon)
+    time = steps.to(rollout.reward.dtype)
     x = features(rollout.obs, time)
     y = reward_to_go(rollout.reward, ended, gamma)
-    whole = in_whole_episode(ended)
+    whole = in_whole_episode(ended, early)
     beta = fit(x.flatten(1, 2), y.flatten(1), whole.flatten(1))
     value = (x.flatten(1, 2) @ beta.unsqueeze(-1)).reshape(n, *ended.shape[1:])
     last = features(rollout.next_obs[:, :, -1], time[:, :, -1] + 1)  # (N, E, F)
     next_value = torch.cat([value[..., 1:], (last @ beta.unsqueeze(-1))], -1)
-    advantage = gae(rollout.reward, value, next_value, ended, ended, gamma, gae_lambda)
-    return advantage, value
+    reward = rollout.reward
+    if bool(early.any()):
+        reached = features(rollout.next_obs, time + 1).flatten(1, 2) @ beta.unsqueeze(-1)
+        next_value = torch.where(early, reached.reshape(ended.shape), next_value)
+        reward = torch.where(rollout.diverged, value - gamma * next_value, reward)
+    over = ended & ~early
+    advantage = gae(reward, value, next_value, over, early, gamma, gae_lambda)
+    cut = early.clone()
+    cut[..., -1] |= ~ended[..., -1]
+    return Scores(advantage, value, torch.where(cut, reward + gamma * next_value, reward))

@@ -101,6 +101,8 @@ class _Weights(NamedTuple):
 class _Memory:
     """Memory that later calls of the same size use again: new pages cost a fifth of the time."""
 
+    most_bytes = 2**27
+    """Kept for later calls."""
     free: ClassVar[deque[Tensor]] = deque(maxlen=8)
 
     def __init__(self, flat: Float[Tensor, " n"]) -> None:
@@ -108,6 +110,11 @@ class _Memory:
 
     def __del__(self) -> None:
         self.free.append(self.flat)
+        while sum(flat.nbytes for flat in self.free.copy()) > self.most_bytes:
+            try:
+                self.free.popleft()
+            except IndexError:  # another thread took the last
+                break
 
     @classmethod
     def like(cls, x: Tensor, numel: int) -> _Memory:

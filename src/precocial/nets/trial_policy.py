@@ -12,6 +12,10 @@ from precocial.ops.distributions import Dist
 from precocial.ops.losses import masked_mean
 from precocial.types import EnvSpec
 
+LARGEST_SCALE = 10.0
+"""Of the value head when its units move: where an untrained head meets rewards that are small, or
+none, what it predicts is noise and not to be kept."""
+
 
 def linear(inputs: int, outputs: int, rng: torch.Generator) -> nn.Linear:
     """A layer with orthogonal weights of gain sqrt(2) and no bias at first."""
@@ -130,8 +134,8 @@ class TrialPolicy(nn.Module):
         spread = masked_mean((target - mean.unsqueeze(1)).square(), valid).sqrt()
         known = self.value_mean[:steps]
         self.value_mean[:steps] = torch.where(count > 0, known + rate * (mean - known), known)
-        std = self.value_std + rate * (spread - self.value_std)
-        std = torch.maximum(std, 0.1 * self.value_std).clamp(min=1e-4)  # no collapse without reward
-        self.value_head.weight.mul_(self.value_std / std)
-        self.value_head.bias.mul_(self.value_std / std)
+        std = (self.value_std + rate * (spread - self.value_std)).clamp(min=1e-4)
+        scale = (self.value_std / std).clamp(max=LARGEST_SCALE)
+        self.value_head.weight.mul_(scale)
+        self.value_head.bias.mul_(scale)
         self.value_std.copy_(std)

@@ -29,6 +29,7 @@ def likelihood_ratio_loss(
 
 def dice_loss(
     log_prob: Float[Tensor, "n e t"],
+    old_log_prob: Float[Tensor, "n e t"],
     reward: Float[Tensor, "n e t"],
     value: Float[Tensor, "n e t"],
     first: Float[Tensor, "n e t"],
@@ -37,20 +38,23 @@ def dice_loss(
 ) -> Float[Tensor, " n"]:
     """DiCE (Foerster et al. 2018, Eq. 6) with the baseline of their Eq. 8; all orders unbiased.
 
-        L = -sum_t gamma^t [ box(log pi(a_0..t)) r_t + (1 - box(log pi(a_t))) b_t ]
+        L = -sum_t gamma^t [ box(a_0..t) r_t + (1 - box(a_t)) b_t ];   box = pi(...) / pi_old(...)
 
-    where box(x) = exp(x - stop(x)) and sums are over one episode.
+    with sums over one episode. Where pi is the policy that sampled, this is their exp(x - stop(x));
+    anywhere else the expectation of L and all its derivatives are those of minus the return of pi.
 
     Args:
         log_prob: log pi(a_t|s_t) under the parameters to differentiate.
-        reward: Reward of step t.
+        old_log_prob: log pi_old(a_t|s_t) of the policy that sampled.
+        reward: Reward of step t; where an episode is cut, and what is expected to follow.
         value: Baseline b_t: expected discounted reward to go; must not depend on a_t.
         first: 1 where step t opens an episode, else 0.
         gamma: Discount per step; counted from the episode's start.
         scale: Factor on a task's rewards and baseline, so that one inner rate suits many units.
     """
-    # (N, E, T) -> sums of log pi over the episode so far, restarted at each opening.
-    total = log_prob.cumsum(-1)
+    # (N, E, T) -> sums of log pi / pi_old over the episode so far, restarted at each opening.
+    ratio = log_prob - old_log_prob
+    total = ratio.cumsum(-1)
     steps = torch.arange(log_prob.shape[-1], device=log_prob.device).expand(first.shape)
     opening = torch.where(first > 0, steps, 0).cummax(-1).values
     before = torch.cat([torch.zeros_like(total[..., :1]), total[..., :-1]], -1)
@@ -58,9 +62,7 @@ def dice_loss(
     # From a table: a vectorised power would round differently with the size of the batch.
     powers = gamma ** torch.arange(log_prob.shape[-1], device=reward.device, dtype=reward.dtype)
     discount = powers[steps - opening]
-    box = (past - past.detach()).exp()
-    box_one = (log_prob - log_prob.detach()).exp()
-    per_step = discount * scale * (box * reward + (1 - box_one) * value)
+    per_step = discount * scale * (past.exp() * reward + (1 - ratio.exp()) * value)
     return -per_step.flatten(1).mean(1)
 
 

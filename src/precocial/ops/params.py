@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -28,6 +30,23 @@ def unflatten(vector: Float[Tensor, " p"], like: Params) -> Params:
     """The inverse of ``flatten``."""
     pieces = vector.split([p.numel() for p in like.values()])
     return {k: v.view_as(p) for (k, p), v in zip(like.items(), pieces, strict=True)}
+
+
+def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Give an optimizer the moments of another; its settings, such as the rate, stay its own.
+
+    Counters stay on the CPU, where Adam reads them without waiting for a GPU.
+
+    Raises:
+        ValueError: the other had other parameters.
+    """
+    own = optimizer.state_dict()["param_groups"]
+    groups = [g | {"params": s["params"]} for g, s in zip(own, state["param_groups"], strict=True)]
+    moments = {
+        i: {k: v.cpu() if k == "step" else v for k, v in values.items()}
+        for i, values in state["state"].items()
+    }
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
 def sgd_step(params: Params, grads: Params, lr: float | Params) -> Params:

@@ -63,10 +63,11 @@ def gae(
     return reward_to_go(delta, terminated | truncated, gamma * gae_lambda)
 
 
-def time_in_episode(
-    ended: Bool[Tensor, "*b t"], start: Int[Tensor, "*b"] | None = None
-) -> Int[Tensor, "*b t"]:
-    """Steps since the episode's start at each step, from the end flags alone."""
+def time_in_episode(ended: Bool[Tensor, "*b t"]) -> Int[Tensor, "*b t"]:
+    """Steps since the episode's start at each step, from the end flags alone.
+
+    The data are taken to begin with an episode.
+    """
     steps = torch.arange(ended.shape[-1], device=ended.device).expand(ended.shape)
     # The step after an ending opens an episode; its index is carried forward by a running maximum.
     opens = torch.where(ended, steps + 1, 0).cummax(-1).values
@@ -74,9 +75,15 @@ def time_in_episode(
     return steps - first
 
 
-def in_whole_episode(ended: Bool[Tensor, "*b t"]) -> Bool[Tensor, "*b t"]:
-    """True for steps whose episode's end is in the data, so that its return is known."""
-    return ended.flip(-1).cummax(-1).values.flip(-1)
+def in_whole_episode(
+    ended: Bool[Tensor, "*b t"], early: Bool[Tensor, "*b t"]
+) -> Bool[Tensor, "*b t"]:
+    """True for steps whose episode's end is in the data and not ``early``: its return is known."""
+    steps = torch.arange(ended.shape[-1], device=ended.device).expand(ended.shape)
+    none = steps.shape[-1]  # beyond the last step: no end in the data
+    end = torch.where(ended, steps, none).flip(-1).cummin(-1).values.flip(-1)
+    known = torch.cat([ended & ~early, torch.zeros_like(ended[..., :1])], -1)
+    return known.gather(-1, end)
 
 
 def first_episode_return(

@@ -84,16 +84,22 @@ def read_plan(folder: Path) -> Plan:
     return from_document(document)
 
 
+def is_there(device: str) -> bool:
+    """Whether torch finds the device."""
+    return device == "cpu" or int(device.partition(":")[2] or 0) < torch.cuda.device_count()
+
+
 def require_machine(p: Plan) -> None:
     """Refuse a GPU that is not there, and products that this processor does not have.
 
     Raises:
         UserError: torch finds fewer GPUs, or no bfloat16.
     """
-    device = p.run.device
-    if device != "cpu" and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+    if not is_there(p.run.device):
         found = torch.cuda.device_count()
-        raise UserError(f"--device is {device} but torch finds {found} GPUs; try --device cpu")
+        raise UserError(
+            f"--device is {p.run.device} but torch finds {found} GPUs; try --device cpu"
+        )
     if getattr(p.algo_config, "precision", "") == "bfloat16" and not bfloat16_supported():
         raise UserError("--precision bfloat16: this processor has none; leave it out")
 
@@ -134,7 +140,7 @@ def load_algorithm(
         overrides: Settings to replace that the checkpoint does not depend on.
     """
     p = with_overrides(read_plan(folder), overrides)
-    if not torch.cuda.is_available():  # acting and evaluating need no GPU
+    if not is_there(p.run.device):  # acting and evaluating need no GPU
         p = with_overrides(p, {"device": "cpu"})
     env = build_env(p)
     algorithm = build_algorithm(p, env)

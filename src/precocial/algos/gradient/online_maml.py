@@ -33,7 +33,7 @@ from precocial.algos.gradient.shared import PolicyConfig, PolicyMethod, Recorder
 from precocial.checks import at_least, positive
 from precocial.nets.mlp import Policy
 from precocial.ops.distributions import log_prob
-from precocial.ops.params import detach, expand
+from precocial.ops.params import detach, expand, restore
 from precocial.ops.returns import reward_to_go
 from precocial.rollout import collect
 from precocial.types import EnvSpec, Metrics, Params, Rollout, TaskEnv, Tasks, UserError
@@ -169,7 +169,7 @@ class OnlineMAML(PolicyMethod):
         """The inverse."""
         super().load_state_dict(state)
         self.inner.load_state_dict(state["inner"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore(self.optimizer, state["optimizer"])
 
 
 def fold(stages: list[Rollout]) -> Rollout:

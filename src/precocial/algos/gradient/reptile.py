@@ -30,7 +30,7 @@ from precocial.checks import at_least, in_range, positive
 from precocial.nets.mlp import Policy
 from precocial.ops.distributions import log_prob
 from precocial.ops.losses import ppo_clip_loss
-from precocial.ops.params import detach
+from precocial.ops.params import detach, restore
 from precocial.types import Metrics, Params, TaskEnv, Tasks, UserError
 
 
@@ -72,8 +72,7 @@ class InnerOptimizer:
         adam = self.cfg.inner_optimizer == "adam"
         optimizer = (torch.optim.Adam if adam else torch.optim.SGD)(list(phi.values()), lr=lr)
         if self.moments is not None:
-            optimizer.load_state_dict(self.moments)
-            optimizer.param_groups[0]["lr"] = lr
+            restore(optimizer, self.moments)
         with torch.enable_grad():
             for _ in range(self.cfg.inner_epochs):
                 lp = log_prob(self.policy.dist(phi, batch.obs), batch.action)

@@ -24,9 +24,9 @@ from precocial.nets.mlp import Activation, Policy
 from precocial.ops.adaptation import TaskLoss, inner_update
 from precocial.ops.distributions import Dist, log_prob, mode, sample
 from precocial.ops.losses import dice_loss, likelihood_ratio_loss, policy_gradient_loss
-from precocial.ops.params import detach, expand
+from precocial.ops.params import detach, expand, restore
 from precocial.ops.returns import first_episode_return, normalise, time_in_episode
-from precocial.rollout import collect, stack_steps
+from precocial.rollout import collect, lanes_diverged, stack_steps
 from precocial.types import (
     EnvSpec,
     Metrics,
@@ -123,6 +123,7 @@ class Batch(NamedTuple):
     """log pi_old(a|s)."""
     advantage: Float[Tensor, "n b"]
     reward: Float[Tensor, "n e t"]
+    """Where an episode was cut, with the discounted value of what would have followed."""
     value: Float[Tensor, "n e t"]
     """The baseline."""
     first: Float[Tensor, "n e t"]
@@ -186,22 +187,26 @@ class GradientDescent:
 
 
 @torch.no_grad()
-def score(rollout: Rollout, cfg: GradientConfig) -> Batch:
-    """Advantages under the linear baseline, and the data flattened to (N, E*T, ...)."""
-    advantage, value = advantages(rollout, cfg.gamma, cfg.gae_lambda)
+def score(rollout: Rollout, cfg: GradientConfig, horizon: int) -> Batch:
+    """Advantages under the linear baseline, and the data flattened to (N, E*T, ...).
+
+    Steps on which a simulation diverged have advantage 0.
+    """
+    advantage, value, reward = advantages(rollout, cfg.gamma, cfg.gae_lambda, horizon)
     n = advantage.shape[0]
     scale = torch.ones((n, 1, 1), dtype=value.dtype, device=value.device)
     if cfg.normalize_advantages:
         std = advantage.flatten(1).std(1, correction=0) + 1e-8
         scale = (1 / std).reshape(n, 1, 1)
         advantage = normalise(advantage)
+    advantage = advantage.masked_fill(rollout.diverged, 0.0)
     names = [k for k in rollout.extra if not k.startswith("info/")]
     dist = {k: rollout.extra[k].flatten(1, 2) for k in names}
     action = rollout.action.flatten(1, 2)
     time = time_in_episode(rollout.terminated | rollout.truncated)
     return Batch(
         rollout.obs.flatten(1, 2), action, dist, log_prob(dist, action), advantage.flatten(1),
-        rollout.reward, value, (time == 0).to(value.dtype), scale,
+        reward, value, (time == 0).to(value.dtype), scale,
     )  # fmt: skip
 
 
@@ -209,8 +214,8 @@ def surrogate(dist: Dist, batch: Batch, cfg: GradientConfig) -> Float[Tensor, " 
     """What an inner step descends, one value per task, given the policy at the batch's states."""
     lp = log_prob(dist, batch.action)
     if cfg.estimator == "dice":
-        lp = lp.reshape(batch.reward.shape)
-        return dice_loss(lp, batch.reward, batch.value, batch.first, cfg.gamma, batch.scale)
+        now, then = (x.reshape(batch.reward.shape) for x in (lp, batch.log_prob))
+        return dice_loss(now, then, batch.reward, batch.value, batch.first, cfg.gamma, batch.scale)
     if cfg.estimator == "log-likelihood":
         return policy_gradient_loss(lp, batch.advantage)
     return likelihood_ratio_loss(lp, batch.log_prob, batch.advantage)
@@ -302,14 +307,15 @@ class GradientLearner(Recorder):
         rng: torch.Generator,
         cfg: GradientConfig,
         update: Update,
+        horizon: int,
     ) -> None:
         super().__init__(policy, params, rng)
-        self.cfg, self.update = cfg, update
+        self.cfg, self.update, self.horizon = cfg, update, horizon
         self.updates = 0
 
     def adapt(self) -> None:
         """One update on everything observed since the last."""
-        batch = score(self.take(), self.cfg)
+        batch = score(self.take(), self.cfg, self.horizon)
         self.updates += 1
         self.params = detach(self.update(self.params, batch, self.cfg.test_lr(self.updates)))
 
@@ -336,8 +342,8 @@ class Stages(NamedTuple):
     """The adapted parameters, one set per task."""
 
     def metrics(self) -> Metrics:
-        """Mean return of the first whole episodes of each stage."""
-        metrics: Metrics = {}
+        """Mean return of the first whole episodes of each stage; diverged lanes if there were."""
+        metrics = lanes_diverged(self.rollouts)
         for k, rollout in enumerate(self.rollouts):
             ended = rollout.terminated | rollout.truncated
             key = "episode_reward_mean" + (f"_adapt_{k}" if k else "")
@@ -396,7 +402,7 @@ class SampledUpdates(PolicyMethod):
             rollouts.append(
                 collect(env, tasks, actor, self.cfg.episodes_per_task, self.spec.horizon, rng)
             )
-            batches.append(score(rollouts[-1], self.cfg))
+            batches.append(score(rollouts[-1], self.cfg, self.spec.horizon))
             if k < self.cfg.inner_steps:
                 phi = update(phi, batches[-1], self.cfg.inner_lr)
         return Stages(rollouts, batches, phi)
@@ -411,7 +417,9 @@ class SampledUpdates(PolicyMethod):
         frozen = copy.copy(self)
         frozen.policy = copy.deepcopy(self.policy)
         params = expand(frozen.policy.theta, num_tasks)
-        return GradientLearner(frozen.policy, params, rng, self.cfg, frozen.make_update())
+        return GradientLearner(
+            frozen.policy, params, rng, self.cfg, frozen.make_update(), self.spec.horizon
+        )
 
 
 class AdamUpdates(SampledUpdates):
@@ -428,4 +436,4 @@ class AdamUpdates(SampledUpdates):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse."""
         super().load_state_dict(state)
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore(self.optimizer, state["optimizer"])

@@ -66,7 +66,7 @@ class ExactBelief:
         """(s_t, b_t, share of the trial's episodes done, share of the episode done)."""
         self.obs = obs.unflatten(0, self.shape)
         if self.belief is None:
-            self.belief = self.model.prior(self.shape, obs.device)
+            self.belief = self.model.prior(self.obs)
             self.time = torch.zeros((*self.shape, 2), device=obs.device)
         scale = torch.tensor([self.episodes, self.spec.horizon], device=obs.device)
         time = (self.time / scale).clamp(max=1.0)

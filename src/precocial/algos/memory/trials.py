@@ -20,8 +20,9 @@ from precocial.nets.memory import State
 from precocial.nets.trial_policy import TrialPolicy
 from precocial.ops.distributions import Dist, entropy, log_prob, mode, sample
 from precocial.ops.losses import masked_mean, ppo_clip_terms
+from precocial.ops.params import restore
 from precocial.ops.returns import episode_returns, gae, last_valid
-from precocial.rollout import collect
+from precocial.rollout import collect, lanes_diverged
 from precocial.types import EnvSpec, Metrics, Rollout, Step, TaskEnv, Tasks, UserError
 
 DEFAULT_EPISODES = 2
@@ -219,11 +220,12 @@ class TrialBatch(NamedTuple):
     target: Float[Tensor, "t b"]
     """What the value regresses on, in reward units."""
     valid: Float[Tensor, "t b"]
-    """1 for steps of the trial, 0 for what a lane did after its last episode."""
+    """1 for steps of the trial, 0 where a simulation diverged or the last episode was over."""
 
     def select(self, lanes: Int[Tensor, " m"]) -> TrialBatch:
         """Some of the trials, cut after the longest of them."""
-        steps = int(self.valid.index_select(1, lanes).amax(1).sum())
+        counts = self.valid.index_select(1, lanes).amax(1).nonzero()
+        steps = 1 + int(counts.max()) if len(counts) else 1
 
         def pick(x: Tensor) -> Tensor:
             return x[:steps].index_select(1, lanes)
@@ -248,7 +250,7 @@ class TrialBatch(NamedTuple):
             cut(self.action), cut(self.log_prob), cut(self.advantage), cut(self.target),
             cut(self.valid),
         )  # fmt: skip
-        return whole.select((whole.valid[0] > 0).nonzero().squeeze(-1))
+        return whole.select(whole.valid.amax(0).nonzero().squeeze(-1))
 
 
 def run_trials(
@@ -266,7 +268,8 @@ def score(
     """Advantages over the trial, in reward units; axes (N, E, T) become (T, N*E).
 
     Where the memory is cleared at every episode (``forgetful``), so is the credit: no action can
-    change what a later episode brings.
+    change what a later episode brings. A step on which a simulation diverged says nothing of its
+    action: credit ends before it, with the value of the state that it left.
     """
 
     def time_first(x: Tensor) -> Tensor:  # (N, E, T, ...) -> (T, N*E, ...)
@@ -278,17 +281,19 @@ def score(
         ends = ends | time_first(rollout.terminated | rollout.truncated)
     value = policy.in_reward_units(time_first(rollout.extra["value"]))
     following = torch.cat([value[1:], torch.zeros_like(value[:1])])
+    lost = time_first(rollout.diverged)
+    reward = torch.where(lost, (1 - cfg.gamma) * value, time_first(rollout.reward))
+    following = torch.where(lost, value, following)
     advantage = gae(
-        time_first(rollout.reward).T, value.T, following.T, ends.T, torch.zeros_like(ends.T),
-        cfg.gamma, cfg.gae_lambda,
-    ).T  # fmt: skip
+        reward.T, value.T, following.T, (ends & ~lost).T, lost.T, cfg.gamma, cfg.gae_lambda
+    ).T
     own = ("input", "value", "keep", "valid")
     dist: Dist = {k: v for k, v in rollout.extra.items() if k not in own and "/" not in k}
     keep = time_first(rollout.extra["keep"]) if forgetful else None
     return TrialBatch(
         time_first(rollout.extra["input"]), keep, {}, time_first(rollout.action),
         time_first(log_prob(dist, rollout.action)), advantage, advantage + value,
-        valid.to(value.dtype),
+        (valid & ~lost).to(value.dtype),
     )  # fmt: skip
 
 
@@ -325,7 +330,8 @@ def ppo_update(
     parts = 0
     for part in minibatches(batch, cfg, rng):
         dist, value = policy.sequence(part.input, part.memory, part.keep)
-        lp = log_prob(dist, part.action)
+        # Where nothing counts the ratio is 1: that of a narrow Gaussian could be infinite.
+        lp = torch.where(part.valid > 0, log_prob(dist, part.action), part.log_prob)
         surrogate = ppo_clip_terms(lp, part.log_prob, part.advantage, cfg.clip_eps)
         losses = {
             "loss/policy": masked_mean(surrogate, part.valid),
@@ -346,22 +352,22 @@ def ppo_update(
 
 
 def minibatches(batch: TrialBatch, cfg: TrialConfig, rng: torch.Generator) -> Iterator[TrialBatch]:
-    """Every trial once per epoch, in random order."""
+    """Every trial once per epoch, in random order; parts differ by one trial at most."""
     lanes = batch.valid.shape[1]
     for _ in range(cfg.outer_epochs):
         order = torch.randperm(lanes, generator=rng, device=rng.device)
-        for part in order.chunk(cfg.minibatches):
+        for part in order.tensor_split(cfg.minibatches):
             yield batch.select(part)
 
 
 def trial_metrics(rollout: Rollout, episodes: int) -> Metrics:
-    """Mean return of each episode of the trials, and their sum."""
+    """Mean return of each episode of the trials, and their sum; diverged lanes if there were."""
     ended = rollout.terminated | rollout.truncated
     means = episode_returns(rollout.reward, ended, episodes).mean((0, 1)).tolist()
     metrics: Metrics = {"episode_reward_mean": means[0], "train/trial_return_mean": sum(means)}
     if episodes > 1:
         metrics[f"episode_reward_mean_adapt_{episodes - 1}"] = means[-1]
-    return metrics
+    return metrics | lanes_diverged([rollout])
 
 
 class TrialMethod:
@@ -408,4 +414,4 @@ class TrialMethod:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse."""
         self.policy.load_state_dict(state["policy"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore(self.optimizer, state["optimizer"])

@@ -38,6 +38,7 @@ from precocial.checks import at_least, positive, widths
 from precocial.nets.memory import GRU, State
 from precocial.nets.trial_policy import MLP, TrialPolicy, linear
 from precocial.ops.elbo import chain_kl, log_likelihood
+from precocial.ops.params import restore
 from precocial.types import EnvSpec, Metrics, Rollout, Step, TaskEnv, Tasks, UserError
 
 
@@ -59,7 +60,7 @@ class VariBADConfig(TrialConfig):
     vae_updates: int = 4
     """Updates of encoder and decoders per iteration."""
     vae_batch: int = 64
-    """Trials per such update."""
+    """Trials per such update; all where an iteration has fewer."""
     elbo_terms: int = 20
     """Posteriors per trial that are decoded, drawn at random; 0: all of them."""
     decode_steps: int = 50
@@ -284,14 +285,15 @@ class VariBAD(TrialMethod):
         trials = Trials(
             rollout.obs.flatten(0, 1), as_vector(rollout.action, self.spec).flatten(0, 1),
             rollout.reward.flatten(0, 1), rollout.next_obs.flatten(0, 1),
-            rollout.extra["valid"].flatten(0, 1).float(),
+            (rollout.extra["valid"] & ~rollout.diverged).flatten(0, 1).float(),
         )  # fmt: skip
         order = torch.randperm(trials.reward.shape[0], generator=rng, device=rng.device)
         totals: Metrics = {}
         for group in self.vae_optimizer.param_groups:
             group["lr"] = cfg.vae_lr * cfg.rate(self.progress)
+        size = min(cfg.vae_batch, order.numel())
         for i in range(cfg.vae_updates):
-            lanes = torch.arange(cfg.vae_batch, device=order.device) + i * cfg.vae_batch
+            lanes = torch.arange(size, device=order.device) + i * size
             losses = self.vae.loss(trials.select(order[lanes % order.numel()]), rng)
             weights = {
                 "loss/kl_latent": cfg.kl_weight, "loss/reward_decoder": cfg.reward_weight,
@@ -328,4 +330,4 @@ class VariBAD(TrialMethod):
         """The inverse."""
         super().load_state_dict(state)
         self.vae.load_state_dict(state["vae"])
-        self.vae_optimizer.load_state_dict(state["vae_optimizer"])
+        restore(self.vae_optimizer, state["vae_optimizer"])

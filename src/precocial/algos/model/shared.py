@@ -23,6 +23,7 @@ from precocial.algos.model.errors import ModelErrors
 from precocial.checks import at_least, positive, widths
 from precocial.nets.dynamics import Dynamics
 from precocial.ops.losses import masked_mean
+from precocial.ops.params import restore
 from precocial.ops.planning import Plan, PlannerConfig, first_plan, imagined_return, improve, shift
 from precocial.ops.returns import episode_index, first_episode_return, time_in_episode
 from precocial.replay import Replay, Transitions
@@ -257,6 +258,8 @@ class MPCLearner:
         rng: Draws candidates.
     """
 
+    plans = True
+
     def __init__(
         self, adapter: Adapter, cfg: PlannerConfig, spec: EnvSpec, shape: tuple[int, int],
         rng: torch.Generator,
@@ -468,7 +471,7 @@ class ModelBased:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse; also of checkpoints that held the data and no running statistics."""
         self.model.load_state_dict(state["model"], strict="replay" not in state)
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore(self.optimizer, state["optimizer"])
         self.iteration = int(state["iteration"])
         if "replay" in state:
             self.replay.extend(state["replay"])

@@ -47,9 +47,9 @@ class BanditBelief:
         self.arms, self.pulls = arms, pulls
         self.dim = 2 * arms + 1
 
-    def prior(self, lanes: tuple[int, int], device: torch.device) -> dict[str, Tensor]:
+    def prior(self, obs: Float[Tensor, "n e 1"]) -> dict[str, Tensor]:
         """Nothing seen."""
-        nothing = torch.zeros(*lanes, self.arms, device=device)
+        nothing = torch.zeros(*obs.shape[:2], self.arms, device=obs.device)
         return {"won": nothing, "lost": nothing}
 
     def update(

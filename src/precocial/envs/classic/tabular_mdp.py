@@ -53,12 +53,12 @@ class TabularBelief:
         self.states, self.actions = states, actions
         self.dim = states * actions * (states + 2)
 
-    def prior(self, lanes: tuple[int, int], device: torch.device) -> dict[str, Tensor]:
+    def prior(self, obs: Float[Tensor, "n e s"]) -> dict[str, Tensor]:
         """Nothing seen."""
-        shape = (*lanes, self.states, self.actions)
+        shape = (*obs.shape[:2], self.states, self.actions)
         return {
-            "transitions": torch.zeros(*shape, self.states, device=device),
-            "reward": torch.zeros(shape, device=device),
+            "transitions": torch.zeros(*shape, self.states, device=obs.device),
+            "reward": torch.zeros(shape, device=obs.device),
         }
 
     def update(

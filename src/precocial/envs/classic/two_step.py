@@ -148,7 +148,8 @@ class TwoStep(TensorTaskEnv):
         world = {k: v.unsqueeze(1).to(rng.device) for k, v in tasks.params.items()}
         lanes = (tasks.num, 1)
         filtered = self.belief()
-        state, belief = self.initial(lanes, world, rng), filtered.prior(lanes, rng.device)
+        state = self.initial(lanes, world, rng)
+        belief = filtered.prior(self.observation(state, world))
         returns = []
         for _ in range(episodes):
             total = torch.zeros(lanes, device=rng.device)
@@ -181,9 +182,9 @@ class TwoStepBelief:
         self.cfg = cfg
         self.dim = 2 if cfg.hidden_transitions else 1
 
-    def prior(self, lanes: tuple[int, int], device: torch.device) -> dict[str, Tensor]:
+    def prior(self, obs: Float[Tensor, "n e 3"]) -> dict[str, Tensor]:
         """Either state may be good; actions may be swapped where that is hidden."""
-        half = torch.full(lanes, 0.5, device=device)
+        half = torch.full(obs.shape[:2], 0.5, device=obs.device)
         return {"first": half, "swapped": half * self.cfg.hidden_transitions}
 
     def update(

@@ -159,7 +159,8 @@ class GridNav(TensorTaskEnv):
         env, rule = GridNav(self.cfg), self.belief()
         lanes = (tasks.num, -(-SIMULATED_TRIALS // tasks.num))
         table, between = successors(SIZE, MOVES, rng.device), distances(SIZE, rng.device)
-        obs, belief = env.reset(tasks, lanes[1], rng), rule.prior(lanes, rng.device)
+        obs = env.reset(tasks, lanes[1], rng)
+        belief = rule.prior(obs)
         returns = torch.zeros(*lanes, episodes, device=rng.device)
         for k in range(episodes):
             chance = rule.features(belief).flatten(0, 1)

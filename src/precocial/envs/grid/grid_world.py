@@ -76,9 +76,9 @@ class GoalBelief:
         self.candidates = candidates
         self.dim = candidates.numel()
 
-    def prior(self, lanes: tuple[int, int], device: torch.device) -> dict[str, Tensor]:
-        """All candidates on every lane (N, E)."""
-        return {"open": self.candidates.to(device).float().expand(*lanes, -1)}
+    def prior(self, obs: Float[Tensor, "n e c"]) -> dict[str, Tensor]:
+        """All candidates but the cell that the lane starts from."""
+        return {"open": self.candidates.to(obs) * (1 - obs)}
 
     def update(
         self,
@@ -239,7 +239,7 @@ class GridWorld(TensorTaskEnv):
     The start is no secret, but it is part of the task: lane 0 has the task's own. Each further lane
     starts from the next cell that is not the goal, so that over all tasks every lane meets the same
     distribution, and what a lane sees first does not tell the task.
-    The belief's prior is that of the family, all goals but the start being equally likely.
+    The belief's prior is that of the family: all cells but the lane's own start are equally likely.
     """
 
     name = "grid-world"
