@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import precocial
+from precocial.envs import env_config, make_env
 from precocial.training import run
 from precocial.types import UserError
 
@@ -78,6 +80,108 @@ def test_a_loop_of_ones_own_adapts_like_the_evaluation(tmp_path):
     agent.adapt()
     for k, v in inner.params.items():
         assert torch.allclose(v, agent.inner.params[k], atol=1e-6)
+
+
+@pytest.mark.parametrize("axes", [(1, 1), (2, 3)])
+def test_nothing_of_the_callers_is_kept(axes, tmp_path):
+    folder = precocial.train("maml", "point-nav", out=tmp_path / "run", env_horizon=5, **SMALL)
+    learner = precocial.load(folder).learner(*axes)
+    shape = () if axes == (1, 1) else axes
+    buffers = np.zeros((*shape, 2), np.float32), np.zeros(shape, np.float32), np.zeros(shape, bool)
+    obs, reward, ended = buffers
+    for t in range(5):
+        obs[...] = 0.1 * t
+        learner.act(obs)[...] = 9.0
+        obs[...], reward[...], ended[...] = 0.1 * (t + 1), -t, t == 4
+        learner.observe(obs, reward, np.zeros(shape, bool), ended)
+    obs[...], reward[...], ended[...] = 7, 7, True
+    kept = {k: torch.stack(v) for k, v in learner.inner.data.items()}
+    times = torch.arange(5.0).reshape(5, 1, 1)
+    assert torch.allclose(kept["obs"], (0.1 * times).unsqueeze(-1).expand(5, *axes, 2))
+    assert torch.allclose(kept["next_obs"], (0.1 * times + 0.1).unsqueeze(-1).expand(5, *axes, 2))
+    assert torch.equal(kept["reward"], -times.expand(5, *axes))
+    assert torch.equal(kept["truncated"], (times == 4).expand(5, *axes))
+    assert kept["action"].abs().max() < 9
+
+
+class Dial(gymnasium.Env):
+    """A whole number is turned to, and it is rewarded to turn far."""
+
+    action_space = gymnasium.spaces.Box(0, 4, (1,), np.int64)
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    max_episode_steps = 4
+    turned: ClassVar[list] = []
+
+    def sample_tasks(self, n):
+        return list(self.np_random.uniform(0, 1, n))
+
+    def set_task(self, task):
+        self.task = task
+
+    def get_task(self):
+        return self.task
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.turned.append(int(action[0]))
+        return np.zeros(1, np.float32), float(action[0]), False, False, {}
+
+    def reward_fn(self, obs, action, next_obs):
+        return action[..., 0]
+
+
+def test_an_action_is_converted_in_one_way(tmp_path):
+    """Training, evaluation, a loop of one's own and a planner's reward take the same one."""
+    env = make_env("test_agent:Dial", env_config("test_agent:Dial"))
+    raw = torch.linspace(-1.2, 1.2, 25).reshape(25, 1, 1)
+    expected = np.clip(np.round((raw.numpy().clip(-1, 1) + 1) * 2), 0, 4).ravel()
+    tasks = env.sample_tasks(25, "train", torch.Generator().manual_seed(0))
+    env.reset(tasks, 1, torch.Generator().manual_seed(0))
+    Dial.turned.clear()
+    step = env.step(raw)
+    assert Dial.turned == expected.tolist()
+    seen = env.spec.reward_fn(step.obs, raw.clamp(-1, 1), step.obs)
+    assert torch.equal(seen, step.reward)
+    folder = precocial.train("maml", "test_agent:Dial", out=tmp_path / "run", **SMALL)
+    learner = precocial.load(folder).learner(25, 1)
+    actions = learner.to_env_units(raw)
+    assert actions.dtype == np.int64 and actions.ravel().tolist() == expected.tolist()
+
+
+def test_guards_leave_the_learner_unharmed(tmp_path):
+    folder = precocial.train("maml", "point-nav", out=tmp_path / "run", env_horizon=2, **SMALL)
+    learner = precocial.load(folder).learner(2, 3)
+    obs, zero, no = np.zeros((2, 3, 2), np.float32), np.zeros((2, 3)), np.zeros((2, 3), bool)
+    with pytest.raises(UserError, match="without an act"):
+        learner.observe(obs, zero, no, no)
+    with pytest.raises(UserError, match=r"shape \(3, 2, 2\); expected \(2, 3, 2\)"):
+        learner.act(obs.swapaxes(0, 1))
+    with pytest.raises(UserError, match="NaN"):
+        learner.act(np.full_like(obs, np.nan))
+    learner.act(obs)
+    with pytest.raises(UserError, match="twice"):
+        learner.act(obs)
+    for wrong, words in (
+        ((np.full_like(obs, np.inf), zero, no, no), "the observation holds NaN or inf"),
+        ((obs, zero * np.nan, no, no), "reward holds NaN"),
+        ((obs, zero.T, no, no), r"reward has shape \(3, 2\); expected \(2, 3\)"),
+        ((obs, zero, no.T, no), "terminated has shape"),
+        ((obs, 0.0, no, no), "reward has shape"),
+    ):
+        with pytest.raises(UserError, match=words):
+            learner.observe(*wrong)
+    learner.observe(obs, zero, no, no)
+    with pytest.raises(UserError, match="without an act"):
+        learner.observe(obs, zero, no, no)
+    learner.act(obs)
+    learner.observe(obs, zero, no, ~no)
+    learner.adapt()
+    assert all(torch.isfinite(v).all() for v in learner.inner.params.values())
+    learner.act(obs, explore=False), learner.act(obs, explore=False)  # its best, as often as wanted
 
 
 def test_wrong_use_is_explained(tmp_path):

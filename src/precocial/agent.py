@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from precocial.algos import ALGOS
@@ -52,36 +53,44 @@ class Agent:
         self.trained, self.inner = trained, learner
         self.axes = (num_tasks, lanes)
         self.raw: Tensor | None = None
+        """The action whose outcome is awaited, as the policy drew it."""
+        self.awaited = False
+        """Whether acting again before ``observe`` would lose a transition."""
 
     def act(self, obs: Any, *, explore: bool = True) -> Any:
-        """An action in the environment's units; ``explore=False`` for the most likely one."""
+        """An action in the environment's units; ``explore=False`` for the most likely one.
+
+        Raises:
+            UserError: the last action's outcome was not observed (the best action of a method that
+                learns by updates need not be), the shape is wrong, or a number is not finite.
+        """
+        if self.awaited:
+            raise UserError("act() twice in a row; expected act, env.step, observe")
         raw = self.raw = self.inner.act(self.encode(obs), explore=explore)
-        env = self.trained.env
-        if env.spec.action_kind == "discrete":
-            action = raw.cpu().numpy() + getattr(env, "action_start", 0)
-            return int(action[0, 0]) if self.axes == (1, 1) else action
-        unit = raw.cpu() / env.spec.action_scale
-        low, high = torch.tensor(env.spec.action_low), torch.tensor(env.spec.action_high)
-        action = torch.lerp(low, high, (unit.clamp(-1, 1) + 1) / 2).numpy()
-        space = getattr(env, "action_space", None)  # of a user's environment
-        if space is not None:
-            action = action.astype(space.dtype).reshape(*self.axes, *space.shape)
-        return action[0, 0] if self.axes == (1, 1) else action
+        self.awaited = explore or self.trained.algorithm.stage_unit == "episode"
+        action = self.to_env_units(raw)
+        if self.axes != (1, 1):
+            return action
+        discrete = self.trained.env.spec.action_kind == "discrete"
+        return int(action[0, 0]) if discrete else action[0, 0]
 
     def observe(self, next_obs: Any, reward: Any, terminated: Any, truncated: Any) -> None:
         """Tell what the last action led to; ``next_obs`` as ``env.step`` returned it.
 
         Raises:
-            UserError: nothing was acted yet, or a shape is wrong.
+            UserError: nothing was acted since the last call, a shape is wrong, or a number is not
+                finite. The learner is as it was before.
         """
         if self.raw is None:
-            raise UserError("observe() before any act(); expected act, env.step, observe")
+            raise UserError("observe() without an act() before it; expected act, env.step, observe")
         following = self.encode(next_obs)
         step = Step(
-            following, following, self._shape(reward, torch.float32),
-            self._shape(terminated, torch.bool), self._shape(truncated, torch.bool), {},
+            following, following, self._each(reward, "reward", torch.float32),
+            self._each(terminated, "terminated", torch.bool),
+            self._each(truncated, "truncated", torch.bool), {},
         )  # fmt: skip
-        self.inner.observe(self.raw, step)
+        raw, self.raw, self.awaited = self.raw, None, False
+        self.inner.observe(raw, step)
 
     def adapt(self) -> None:
         """Learn from everything observed since the last call."""
@@ -92,22 +101,60 @@ class Agent:
         state = {"learner": self.inner.state_dict(), "axes": list(self.axes)}
         checkpoint.save(Path(path), state)
 
-    def encode(self, obs: Any) -> Tensor:
-        """(N, E, O) from the environment's own observation."""
-        env = self.trained.env
-        flat = env.encode(obs) if self.axes == (1, 1) and hasattr(env, "encode") else obs
-        tensor = torch.as_tensor(np.asarray(flat), dtype=torch.float32)
-        expected = (*self.axes, env.spec.obs_dim)
-        if tensor.numel() != int(np.prod(expected)):
-            raise UserError(
-                f"the observation has shape {tuple(tensor.shape)}; expected "
-                f"{expected if self.axes != (1, 1) else (env.spec.obs_dim,)}"
-            )
-        return tensor.reshape(expected).to(self.trained.plan.run.device)
+    def encode(self, obs: Any) -> Float[Tensor, "n e o"]:
+        """A copy of the environment's own observation, flat, as the policy sees it."""
+        env: Any = self.trained.env
+        if hasattr(env, "encode"):  # a user's environment
+            lanes = [obs] if self.axes == (1, 1) else self._lanes(obs, env.observation_space.shape)
+            obs = np.stack([env.encode(one) for one in lanes]).reshape(*self.axes, -1)
+        flat = torch.tensor(np.asarray(obs), dtype=torch.float32)
+        whole = (*self.axes, env.spec.obs_dim)
+        expected = whole[2:] if self.axes == (1, 1) else whole
+        if tuple(flat.shape) not in (expected, whole):
+            raise UserError(f"the observation has shape {tuple(flat.shape)}; expected {expected}")
+        self._require_finite(flat, "the observation")
+        return flat.reshape(whole).to(self.trained.plan.run.device)
 
-    def _shape(self, value: Any, dtype: torch.dtype) -> Tensor:
-        tensor = torch.as_tensor(value, dtype=dtype, device=self.trained.plan.run.device)
-        return tensor.reshape(self.axes)
+    def _lanes(self, obs: Any, shape: tuple[int, ...]) -> list[Any]:
+        """The observations of all lanes, (N, E, ...), one after the other."""
+        array = np.asarray(obs)
+        if array.shape != (*self.axes, *shape):
+            raise UserError(
+                f"the observation has shape {array.shape}; expected {(*self.axes, *shape)}: tasks, "
+                "lanes, and an observation's own"
+            )
+        return list(array.reshape(-1, *shape))
+
+    def to_env_units(self, raw: Tensor) -> np.ndarray:
+        """What a policy drew (N, E, ...) as the environment takes it, in its dtype and bounds."""
+        env: Any = self.trained.env
+        if hasattr(env, "to_env_units"):  # a user's environment, by the conversion of training
+            rows: np.ndarray = env.to_env_units(raw)
+            return rows.reshape(*self.axes, *rows.shape[1:])
+        if env.spec.action_kind == "discrete":
+            return raw.cpu().numpy().copy()
+        unit = raw.cpu() / env.spec.action_scale
+        low, high = torch.tensor(env.spec.action_low), torch.tensor(env.spec.action_high)
+        action = torch.lerp(low, high, (unit.clamp(-1, 1) + 1) / 2)
+        return action.clamp(low, high).numpy()
+
+    def _each(self, value: Any, name: str, dtype: torch.dtype) -> Tensor:
+        """A copy of one value per lane, (N, E)."""
+        tensor = torch.tensor(np.asarray(value), dtype=dtype)
+        if tensor.numel() != 1 if self.axes == (1, 1) else tuple(tensor.shape) != self.axes:
+            raise UserError(
+                f"{name} has shape {tuple(tensor.shape)}; expected "
+                f"{'one value' if self.axes == (1, 1) else self.axes}"
+            )
+        self._require_finite(tensor, name)
+        return tensor.reshape(self.axes).to(self.trained.plan.run.device)
+
+    @staticmethod
+    def _require_finite(tensor: Tensor, name: str) -> None:
+        if not bool(torch.isfinite(tensor).all()):
+            raise UserError(
+                f"{name} holds NaN or infinity; the learner was not told and is as it was"
+            )
 
 
 def load(folder: Path | str, which: str = "last") -> Trained:

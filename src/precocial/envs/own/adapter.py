@@ -464,6 +464,8 @@ class GymTaskEnv:
         kind = "discrete" if isinstance(self.action_space, spaces.Discrete) else "box"
         self.action_low, self.action_high = action_bounds(self.action_space, self.source.name)
         self.action_start = int(getattr(self.action_space, "start", 0))
+        dtype = self.action_space.dtype
+        self.whole_actions = kind == "box" and dtype is not None and dtype.kind in "iu"
         """The number of the first action, where actions are discrete."""
         self.table = TaskTable(self.source, self.cfg.train_tasks)
         self.crew: Here | Crew | None = None
@@ -499,6 +501,7 @@ class GymTaskEnv:
             given = [x.clone() for x in seen]  # which the user's code may change in place
             if len(given) == 3:  # obs, action, next_obs
                 given[1] = torch.lerp(low.to(seen[1]), high.to(seen[1]), (seen[1] + 1) / 2)
+                given[1] = given[1].round() if self.whole_actions else given[1]
             value = self.source.call(f"in {name}, called by a planner", own, *given)
             expected = tuple(seen[0].shape[:-1])
             if not isinstance(value, Tensor) or (tuple(value.shape), value.dtype) != (
@@ -631,14 +634,14 @@ class GymTaskEnv:
 
     def to_env_units(self, action: Shaped[Tensor, "n e *a"]) -> Shaped[np.ndarray, "l *b"]:
         """Raw policy samples to what the copies take, one row per lane, in their dtype."""
-        raw = action.detach().cpu().numpy().reshape(len(self.seats), -1)
         if self.spec.action_kind == "discrete":
-            return raw[:, 0] + self.action_start
+            return action.cpu().numpy().ravel() + self.action_start
+        raw = action.detach().cpu().numpy().reshape(-1, self.spec.action_dim)
         unit = (raw.astype(np.float64).clip(-1, 1) + 1) / 2
         value = self.action_low + unit * (self.action_high - self.action_low)
         space = self.action_space
-        assert isinstance(space, spaces.Box) and space.dtype is not None
-        if space.dtype.kind in "iu":
+        assert isinstance(space, spaces.Box)
+        if self.whole_actions:
             value = value.round()
         # The clip is for the last digit, which float32 may have rounded out of the bounds.
         return value.astype(space.dtype).reshape(-1, *space.shape).clip(space.low, space.high)
