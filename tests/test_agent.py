@@ -95,13 +95,12 @@ def test_nothing_of_the_callers_is_kept(axes, tmp_path):
         obs[...], reward[...], ended[...] = 0.1 * (t + 1), -t, t == 4
         learner.observe(obs, reward, np.zeros(shape, bool), ended)
     obs[...], reward[...], ended[...] = 7, 7, True
-    kept = {k: torch.stack(v) for k, v in learner.inner.data.items()}
-    times = torch.arange(5.0).reshape(5, 1, 1)
-    assert torch.allclose(kept["obs"], (0.1 * times).unsqueeze(-1).expand(5, *axes, 2))
-    assert torch.allclose(kept["next_obs"], (0.1 * times + 0.1).unsqueeze(-1).expand(5, *axes, 2))
-    assert torch.equal(kept["reward"], -times.expand(5, *axes))
-    assert torch.equal(kept["truncated"], (times == 4).expand(5, *axes))
-    assert kept["action"].abs().max() < 9
+    kept, times = learner.inner.take(), torch.arange(5.0)
+    assert torch.allclose(kept.obs, (0.1 * times).unsqueeze(-1).expand(*axes, 5, 2))
+    assert torch.allclose(kept.next_obs, (0.1 * times + 0.1).unsqueeze(-1).expand(*axes, 5, 2))
+    assert torch.equal(kept.reward, -times.expand(*axes, 5))
+    assert torch.equal(kept.truncated, (times == 4).expand(*axes, 5))
+    assert kept.action.abs().max() < 9
 
 
 class Dial(gymnasium.Env):

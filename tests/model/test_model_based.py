@@ -230,7 +230,7 @@ def bounded_by(low, high):
     for p in dynamics.parameters():
         p.data.zero_()
     seen = torch.tensor([[low, low], [high, high]])
-    dynamics.fit_statistics(seen, seen)
+    dynamics.update_statistics(seen, seen)
     return dynamics
 
 
