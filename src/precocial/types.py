@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from precocial.errors import UserError as UserError
+from precocial.statistics import TaskSample
 
 Split = Literal["train", "valid", "test", "shifted"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test", "shifted")
@@ -284,8 +285,8 @@ class Diagnosis(Protocol):
         ...
 
     @staticmethod
-    def summarise(parts: list[Any]) -> dict[str, Any]:
-        """Several of its kind, of one run each, as JSON."""
+    def summarise(parts: list[list[Any]], tasks: TaskSample) -> dict[str, Any]:
+        """Several of its kind as JSON: of each run a list, rollout by rollout."""
         ...
 
 

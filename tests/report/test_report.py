@@ -33,7 +33,7 @@ from precocial.report.figures import (
 from precocial.report.runs import read_groups
 from precocial.report.words import count, duration, few_of, listed, number, percent, plural
 from precocial.runs.rows import read_rows
-from precocial.statistics import bootstrap_interval, interquartile_mean
+from precocial.statistics import TaskSample, bootstrap_interval, interquartile_mean
 from precocial.watching.show import write
 
 LEVELS = {
@@ -56,12 +56,14 @@ def task_params(env, num, rng):
 def evaluation(algo, env, scores, seed=0, split="test", **more):
     """The JSON of ``eval`` for scores (S, N, stages)."""
     rng = np.random.default_rng(seed)
+    params = task_params(env, scores.shape[1], rng)
+    tasks = TaskSample(np.array(params.get("id", range(scores.shape[1]))), "id" in params)
     stages = []
     for k in range(scores.shape[-1]):
         stages.append({
             "stage": k, "episodes_seen": 20 * k, "env_steps_seen": 2000 * k,
             "return_mean": scores[..., k].mean(), "return_iqm": interquartile_mean(scores[..., k]),
-            "ci95": bootstrap_interval(scores[..., k], 300),
+            "ci95": bootstrap_interval(scores[..., k], tasks),
             "seed_means": scores[..., k].mean(1).tolist(),
         })  # fmt: skip
     return {
@@ -70,7 +72,8 @@ def evaluation(algo, env, scores, seed=0, split="test", **more):
         "checkpoint": "last", "adapt_lrs": [0.25, 0.1, 0.1], "stages": stages,
         "per_task_return": scores.mean(0).tolist(), "success_rate": None,
         "references": {"oracle": None, "multi-task": None, "optimum": None},
-        "reference_curves": {}, "task_params": task_params(env, scores.shape[1], rng),
+        "reference_curves": {}, "task_params": params, "task_ids": tasks.ids.tolist(),
+        "tasks_complete": tasks.complete, "family_size": 2 if tasks.complete else None,
     } | more  # fmt: skip
 
 
@@ -131,9 +134,9 @@ def pulls(num_seeds=1, num_tasks=200, num=10, best=0.72, seed=0):
 def trial_evaluation(algo, env, scores, curves=None, success=None, **more):
     """The JSON of ``eval`` for a method whose stages are episodes of a trial."""
     totals = scores.sum(-1)
-    document = evaluation(algo, env, scores, stage_unit="episode", lanes=1, family_size=None,
+    document = evaluation(algo, env, scores, stage_unit="episode", lanes=1,
         trial_return_mean=totals.mean(), trial_return_seeds=totals.mean(1).tolist(),
-        trial_ci95=bootstrap_interval(totals, 400, trim=False)) | more  # fmt: skip
+        trial_ci95=bootstrap_interval(totals, trim=False)) | more  # fmt: skip
     for name, curve in (curves or {}).items():
         document["references"][name] = float(np.sum(curve))
         document["reference_curves"][name] = [
@@ -474,7 +477,7 @@ def test_an_episode_is_scored_by_its_mean_and_the_means_interval(tmp_path):
         assert (stage.low, stage.high) == pytest.approx((stage.score - half, stage.score + half))
     assert e.reference_curves["Thompson"] == pytest.approx(KNOWN["Thompson"])
     assert e.trial == pytest.approx((scores.sum(-1).mean(), *bootstrap_interval(
-        scores.sum(-1), 400, trim=False)))  # fmt: skip
+        scores.sum(-1), trim=False)))  # fmt: skip
 
 
 def test_seeds_that_differ_widen_the_interval_of_a_mean(tmp_path):
@@ -701,6 +704,59 @@ def test_pictures_of_a_run_folder_are_embedded_with_their_own_words(tmp_path):
     assert "<figcaption>rl2 &lt;walks&gt;. From <code>paths.png</code>" in page
     (run / "paths.png").write_text("no picture")
     assert "paths.png of rl2 on grid-nav" in report(tmp_path, run)
+
+
+# ---- intervals ----------------------------------------------------------------------------
+
+
+def test_one_seed_on_all_directions_has_a_line_without_a_band(tmp_path):
+    run = make_run(
+        tmp_path / "a", "promp", "half-cheetah-dir", scores=scores_of("half-cheetah-dir")
+    )
+    chart = adaptation(members_of(run))
+    assert list(lines_of(chart)) == ["promp"] and not [t for t in chart.data if "fill" in t]
+    assert "band" not in chart.caption and "customdata" not in chart.data[0]
+    [bars] = by_task(members_of(run))
+    assert "whiskers" not in bars.caption and set(bars.data[0]["error_y"]["array"]) == {None}
+    text = str(Text(report(tmp_path, run)))
+    assert "one seed on all tasks that there are" in text
+    assert "below" not in text.split("gain")[0]
+
+
+def test_seeds_on_all_directions_have_intervals_over_seeds_alone(tmp_path):
+    runs = make_seeds(tmp_path / "a", env="half-cheetah-dir", algo="promp")
+    chart = adaptation(members_of(runs))
+    assert "95 % bootstrap interval over seeds." in chart.caption
+    # Evaluated one by one the same: the tasks add nothing.
+    scores = scores_of("half-cheetah-dir", 3)
+    alone = [
+        make_run(tmp_path / f"{s}", "promp", "half-cheetah-dir", s, scores=scores[s : s + 1])
+        for s in range(3)
+    ]
+    [(_, e)] = members_of(*alone)
+    for k, stage in enumerate(e.stages):
+        expected = bootstrap_interval(scores[..., k], e.tasks)
+        assert e.tasks.complete and (stage.low, stage.high) == expected
+
+
+def test_intervals_of_old_files_over_seeds_are_left_out(tmp_path):
+    runs = make_seeds(tmp_path / "a")
+    path = runs / "eval" / "test-0.json"
+    old = json.loads(path.read_text())
+    for key in ("task_ids", "tasks_complete"):
+        del old[key]
+    path.write_text(json.dumps(old | {"recovery": around()}))
+    [(_, e)] = members_of(runs)
+    assert not any(np.isfinite([s.low for s in e.stages])) and np.isnan(e.recovery.returns[0][1])
+    assert "intervals were too narrow and are left out" in str(Text(report(tmp_path, runs)))
+    single = make_run(tmp_path / "b", scores=scores_of("point-nav"))
+    path = single / "eval" / "test-0.json"
+    old = json.loads(path.read_text())
+    for key in ("task_ids", "tasks_complete", "family_size"):
+        del old[key]
+    path.write_text(json.dumps(old))
+    [(_, e)] = members_of(single)
+    assert e.stages[0].low < e.stages[0].score < e.stages[0].high
 
 
 # ---- adapting within an episode -----------------------------------------------------------

@@ -16,7 +16,7 @@ import numpy as np
 
 from precocial.report.runs import REFERENCES, Estimate, Evaluation, Group, mean_interval
 from precocial.report.words import decimals, number, percent, plural
-from precocial.statistics import bootstrap_interval, interquartile_mean
+from precocial.statistics import TaskSample, bootstrap_interval, interquartile_mean
 
 Trace = dict[str, Any]
 Style = Literal["solid", "dash", "dot", "longdash", "dashdot", "mark", "ring", "block", "pale"]
@@ -68,27 +68,19 @@ class Chart:
 def adaptation(members: Members) -> Chart:
     """Return against stage: line and band per group, references dashed."""
     first = members[0][1]
-    data, keys = [], []
+    data: list[Trace] = []
+    keys = []
     for group, e in members:
         name, colour = group.label, _colour(group)
         x = [s.stage for s in e.stages]
-        low, high = [s.low for s in e.stages], [s.high for s in e.stages]
-        band = {
-            "x": [*x, *x[::-1]], "y": _round([*high, *low[::-1]]), "fill": "toself",
-            "fillcolor": f"{colour}:0.18", "line": {"width": 0}, "mode": "lines",
-            "hoverinfo": "skip", "legendgroup": name,
-        }  # fmt: skip
-        places = decimals([s.score for s in e.stages])
+        estimates = [(s.score, s.low, s.high) for s in e.stages]
         line = {
             "x": x, "y": _round(s.score for s in e.stages), "name": name, "legendgroup": name,
             "mode": "lines+markers", "line": {"color": colour, "width": 2.5},
             "marker": _marker(group, 9 if len(x) <= MOST_MARKERS else 4, 1),
-            "customdata": [
-                f"{number(s.low, places)} to {number(s.high, places)}" for s in e.stages
-            ],
-            "hovertemplate": "%{y} [%{customdata}]",
+            **_tips(estimates),
         }  # fmt: skip
-        data += [band, line]
+        data += [*_band(group, x, estimates, 0.18), line]
         keys.append(Key(name, colour, "solid", name))
     last = max(s.stage for _, e in members for s in e.stages)
     places = decimals(s.score for _, e in members for s in e.stages)
@@ -110,11 +102,11 @@ def adaptation(members: Members) -> Chart:
             "tickvals": list(range(last + 1)),
             "ticktext": ["before", *map(str, range(1, last + 1))],
         }
-    over = "seeds and tasks" if any(e.num_seeds > 1 for _, e in members) else "tasks"
+    over = chance(e for _, e in members)
     return Chart(
         "Adaptation curve",
         f"Return of the first whole episode at each stage, on {tasks_of(members)}. Line: "
-        f"interquartile mean; band: 95 % bootstrap interval over {over}.",
+        f"interquartile mean{over and f'; band: 95 % bootstrap interval over {over}'}.",
         keys,
         data,
         {
@@ -138,6 +130,13 @@ def tasks_of(members: Members) -> str:
     phrase = tasks_phrase(members[0][1])
     nums = sorted({e.num_tasks for _, e in members})
     return f"{' or '.join(map(str, nums))} {phrase.partition(' ')[2]}" if len(nums) > 1 else phrase
+
+
+def chance(evaluations: Iterable[Evaluation]) -> str:
+    """What the intervals are over; empty where there are none."""
+    shown = [e for e in evaluations if e.has_intervals]
+    over = ["seeds"] if any(e.num_seeds > 1 for e in shown) else []
+    return " and ".join(over + ["tasks"] * any(not e.tasks.fixed for e in shown))
 
 
 def reference_value(e: Evaluation, name: str) -> float:
@@ -200,7 +199,8 @@ def trial_references(members: Members) -> list[Reference]:
 def trial_curve(e: Evaluation) -> list[tuple[float, float, float]]:
     """Mean and 95 % interval of each episode, of long trials over neighbouring ones."""
     tasks, seeds = _smooth(e.per_task), _smooth(e.seed_means)
-    return [mean_interval(t, s, e.num_tasks) for t, s in zip(tasks.T, seeds.T, strict=True)]
+    columns = zip(tasks.T, seeds.T, strict=True)
+    return [mean_interval(t, s, e.num_tasks, e.tasks) for t, s in columns]
 
 
 def by_episode(members: Members) -> Chart:
@@ -228,15 +228,15 @@ def by_episode(members: Members) -> Chart:
             keys.append(Key(name, colour, reference.style, name))
             tips.append((name, colour, known[-1]))
     labels = _end_labels(tips, [v for t in data for v in t["y"] if v is not None], last)
-    over = "seeds and tasks" if any(e.num_seeds > 1 for _, e in members) else "tasks"
+    over = chance(e for _, e in members)
     smooth = ""
     if last > SMOOTHED:
         smooth = f" An episode stands for itself and up to {last // 8} on either side."
     return Chart(
         "Return by episode",
         f"Mean return of each episode of a trial of {last}, on {tasks_of(members)}. Thick lines: "
-        f"trained methods, with the 95 % interval of the mean over {over}. Thin lines: known "
-        f"methods and references on the same tasks.{smooth}",
+        f"trained methods{over and f', with the 95 % interval of the mean over {over}'}. Thin "
+        f"lines: known methods and references on the same tasks.{smooth}",
         keys,
         data + labels,
         {
@@ -359,7 +359,8 @@ def recovery(members: Members) -> Chart | None:
     if longest <= LONGEST_LABEL:
         labels = _end_labels(tips, [v for t in data for v in t["y"] if v is not None], last)
         right += round(7.2 * longest)
-    over = "seeds and tasks" if any(e.num_seeds > 1 for _, e, _ in having) else "tasks"
+    over = chance(e for _, e, _ in having)
+    band = f"Band: 95 % bootstrap interval of the mean over {over}. " if over else ""
     which = "the first episode" if any(len(e.stages) > 1 for _, e, _ in having) else "an episode"
     change = {
         "type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper",
@@ -373,10 +374,9 @@ def recovery(members: Members) -> Chart | None:
         "Recovery",
         f"Mean return per {plural(every, 'step')} of {which} on "
         f"{tasks_of([(g, e) for g, e, _ in having])}, drawn at the middle of these steps; an "
-        f"episode that ended early earns nothing from then on. Band: 95 % bootstrap interval of "
-        f"the mean over {over}. A method recovers if its line climbs again after the change. If "
-        "that of a method that does not adapt climbs too, adapting is not the reason; and the old "
-        "height may be out of reach in the changed world.",
+        f"episode that ended early earns nothing from then on. {band}A method recovers if its "
+        "line climbs again after the change. If that of a method that does not adapt climbs too, "
+        "adapting is not the reason; and the old height may be out of reach in the changed world.",
         keys,
         data + labels,
         {
@@ -446,24 +446,42 @@ def model_error(members: Members) -> Chart | None:
     )
 
 
-def _estimates(group: Group, x: Sequence[float], values: list[Estimate]) -> tuple[Trace, Trace]:
+def _estimates(group: Group, x: Sequence[float], values: list[Estimate]) -> list[Trace]:
     """Band and line."""
     name, colour = group.label, _colour(group)
-    places = decimals(mean for mean, *_ in values)
-    band = {
-        "x": [*x, *x[::-1]], "fill": "toself",
-        "y": _round([*(high for *_, high in values), *(low for _, low, _ in values[::-1])]),
-        "fillcolor": f"{colour}:0.15", "line": {"width": 0}, "mode": "lines",
-        "hoverinfo": "skip", "legendgroup": name,
-    }  # fmt: skip
     line = {
         "x": x, "y": _round(mean for mean, *_ in values), "name": name, "legendgroup": name,
         "mode": "lines+markers" if len(x) <= MOST_MARKERS else "lines",
-        "line": {"color": colour, "width": 3}, "marker": _marker(group, 8, 1),
+        "line": {"color": colour, "width": 3}, "marker": _marker(group, 8, 1), **_tips(values),
+    }  # fmt: skip
+    return [*_band(group, x, values, 0.15), line]
+
+
+def _band(group: Group, x: Sequence[float], values: list[Estimate], opacity: float) -> list[Trace]:
+    """The intervals as an area, where there are any."""
+    if not _have_intervals(values):
+        return []
+    return [{
+        "x": [*x, *x[::-1]], "fill": "toself",
+        "y": _round([*(high for *_, high in values), *(low for _, low, _ in values[::-1])]),
+        "fillcolor": f"{_colour(group)}:{opacity}", "line": {"width": 0}, "mode": "lines",
+        "hoverinfo": "skip", "legendgroup": group.label,
+    }]  # fmt: skip
+
+
+def _tips(values: list[Estimate]) -> Trace:
+    """What a line says where one points at it."""
+    if not _have_intervals(values):
+        return {"hovertemplate": "%{y}"}
+    places = decimals(mean for mean, *_ in values)
+    return {
         "customdata": [f"{number(a, places)} to {number(b, places)}" for _, a, b in values],
         "hovertemplate": "%{y} [%{customdata}]",
-    }  # fmt: skip
-    return band, line
+    }
+
+
+def _have_intervals(values: list[Estimate]) -> bool:
+    return any(math.isfinite(low) for _, low, _ in values)
 
 
 # ---- training, and results by task --------------------------------------------------------
@@ -618,6 +636,16 @@ def ends(e: Evaluation) -> tuple[np.ndarray, np.ndarray]:
     return e.per_task[:, :size].mean(1), e.per_task[:, -size:].mean(1)
 
 
+def gains(e: Evaluation) -> tuple[np.ndarray, TaskSample]:
+    """Gain from adapting, (1, N) of each task, or (S, 1) of each seed where tasks are kept."""
+    size = _end_size(e)
+    table = e.seed_means if e.tasks.fixed else e.per_task
+    gain = table[:, -size:].mean(1) - table[:, :size].mean(1)
+    if e.tasks.fixed:
+        return gain[:, None], TaskSample(np.zeros(1), complete=True)
+    return gain[None], e.tasks
+
+
 def is_spread_out(members: Members) -> bool:
     """Whether the returns of single tasks differ enough for a scatter: bandits pay 0 or 1."""
     shares = [len(np.unique(end)) / len(end) for _, e in members for end in ends(e)]
@@ -694,7 +722,7 @@ def _bars(members: Members, name: str) -> Chart:
     """Both ends of the curve for each distinct task."""
     e = members[0][1]
     middle, trim = (np.mean, False) if e.by_episode else (interquartile_mean, True)
-    data, keys = [], []
+    data, keys, drawn = [], [], False
     for group, e in members:
         values = e.task_params[name]
         distinct = np.unique(values)
@@ -702,15 +730,20 @@ def _bars(members: Members, name: str) -> Chart:
             key = f"{group.label}{label}"
             rows = [end[values == v] for v in distinct]
             means = [float(middle(row)) for row in rows]
-            spans = [bootstrap_interval(row[None], trim=trim) for row in rows]
+            spans = [
+                bootstrap_interval(row[None], e.tasks.select(values == v), trim=trim)
+                for row, v in zip(rows, distinct, strict=True)
+            ]
+            drawn = drawn or any(spans)
+            ends = [span or (math.nan, math.nan) for span in spans]
             data.append({
                 "type": "bar", "name": key, "legendgroup": key,
                 "x": [f"{name} {number(v, 0 if v.is_integer() else 2)}" for v in distinct.tolist()],
                 "y": _round(means),
                 "error_y": {
                     "type": "data", "symmetric": False, "thickness": 1.5, "color": "@ink",
-                    "array": _round(high - m for m, (_, high) in zip(means, spans, strict=True)),
-                    "arrayminus": _round(m - low for m, (low, _) in zip(means, spans, strict=True)),
+                    "array": _round(high - m for m, (_, high) in zip(means, ends, strict=True)),
+                    "arrayminus": _round(m - low for m, (low, _) in zip(means, ends, strict=True)),
                 },
                 "marker": {"color": _colour(group) + (":0.4" if style == "pale" else "")},
                 "hovertemplate": "%{y}",
@@ -718,10 +751,11 @@ def _bars(members: Members, name: str) -> Chart:
             keys.append(Key(key, _colour(group), style, key))
     before, after = _when(e)
     when = f", {before} and {after}" if len(e.stages) > 1 else ""
+    whiskers = "; whiskers: 95 % bootstrap interval over the tasks drawn" if drawn else ""
     return Chart(
         f"By {name}",
         f"{'Interquartile mean' if trim else 'Mean'} return of the {e.split} tasks of each {name}"
-        f"{when}; whiskers: 95 % bootstrap interval over the tasks drawn.",
+        f"{when}{whiskers}.",
         keys,
         data,
         {

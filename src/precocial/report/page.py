@@ -266,9 +266,13 @@ def _doubts(group: Group, e: Evaluation) -> list[str]:
     """What should keep a reader from trusting or liking the numbers."""
     found = []
     if len(e.stages) > 1 and group.algo not in REFERENCES:
-        before, after = figures.ends(e)
-        if bootstrap_interval((after - before)[None], trim=not e.by_episode)[0] <= 0:
-            found.append("no gain from adapting beyond what chance among the tasks explains.")
+        gains, tasks = figures.gains(e)
+        interval = bootstrap_interval(gains, tasks, trim=not e.by_episode)
+        if interval and interval[0] <= 0:
+            among = "seeds" if tasks.fixed else "tasks"
+            found.append(f"no gain from adapting beyond what chance among the {among} explains.")
+        elif not interval and gains.mean() <= 0:
+            found.append("no gain from adapting.")
         if when := _best_before_the_end(e):
             found.append(f"the return is best {when} and falls from there.")
     if group.algo not in REFERENCES and (len(e.stages) > 1 or e.by_episode):
@@ -277,7 +281,12 @@ def _doubts(group: Group, e: Evaluation) -> list[str]:
     if error and error.adapts and error.has_intervals and error.gap <= 0:
         overlap = "the intervals of the model's error, unadapted and adapted, overlap."
         found.append("adapting raises the model's error." if error.gap else overlap)
-    if e.num_seeds == 1:
+    if e.outdated and not e.has_intervals:
+        again = f"<code>precocial eval {escape(group.folder)}</code>"
+        found.append(f"the file's intervals were too narrow and are left out; run {again} again.")
+    if e.num_seeds == 1 and e.tasks.fixed:
+        found.append("one seed on all tasks that there are, so nothing is known of other seeds.")
+    elif e.num_seeds == 1:
         found.append("one seed only, so its intervals say nothing about other seeds.")
     elif e.num_seeds != len(group.runs):
         found.append(
@@ -303,7 +312,7 @@ def _no_better(e: Evaluation) -> list[str]:
     if not e.by_episode:
         blind = figures.reference_value(e, "multi-task")
         text = f"no better than the task-blind multi-task policy ({number(blind)})."
-        return [text] if e.stages[-1].low <= blind else []
+        return [text] if _low(e) <= blind else []
     found = []
     for name, what in (
         ("random", "random actions"),
@@ -311,10 +320,16 @@ def _no_better(e: Evaluation) -> list[str]:
         ("domain-randomization", "domain-randomization, which forgets"),
     ):
         score = e.reference_curves.get(name, [-math.inf])[-1]
-        if e.stages[-1].low <= score:
+        if _low(e) <= score:
             when = " in the last episode" if len(e.stages) > 1 else ""
             found.append(f"no better{when} than {what} ({number(score)}).")
     return found[:1]
+
+
+def _low(e: Evaluation) -> float:
+    """The lower end of the last stage's interval, or its score where there is none."""
+    last = e.stages[-1]
+    return last.low if e.has_intervals else last.score
 
 
 Column = tuple[str, Callable[[Group, Evaluation | None], str], str]
@@ -384,10 +399,13 @@ def _table(unit: str, rows: list[tuple[Group, Evaluation | None]]) -> str:
         cells = "".join(f'<td class="{css}">{cell(group, e)}</td>' for _, cell, css in columns)
         body.append(f"<tr>{_row_head(group)}{cells}</tr>")
     where = f" on {phrases.pop()}" if len(phrases) == 1 else ""
-    what = "Return{}: interquartile mean, and its 95 % bootstrap interval below."
+    interval = any(e.has_intervals for e in evaluations) or not evaluations
+    what = (
+        "Return{}: interquartile mean" + ", and its 95 % bootstrap interval below" * interval + "."
+    )
     if unit == "episode":
         of = "single episodes of a trial" if last or not evaluations else "an episode"
-        what = f"Return of {of}{{}}: mean, and its 95 % interval below."
+        what = f"Return of {of}{{}}: mean" + ", and its 95 % interval below" * interval + "."
     return (
         f'<div class="card table"><p class="small">{what.format(where)}</p>\n'
         '<div class="scroll" tabindex="0"><table aria-label="Results">'
@@ -533,7 +551,8 @@ def _totals(members: figures.Members) -> str:
     places = decimals([mean for *_, (mean, _, _) in trials])
     rows = [
         _totals_row(
-            _row_head(group), mean, f"{number(low, places)} to {number(high, places)}",
+            _row_head(group), mean,
+            f"{number(low, places)} to {number(high, places)}" if math.isfinite(low) else MISSING,
             str(e.num_seeds), optimum, num, places,
         )
         for group, e, (mean, low, high) in trials
@@ -594,10 +613,7 @@ def _stage_cell(stage: int) -> Callable[[Group, Evaluation | None], str]:
         if not e or not found:
             return MISSING
         places = decimals([s.score for s in e.stages])
-        score, low, high = (
-            number(v, places) for v in (found[0].score, found[0].low, found[0].high)
-        )
-        return f'{score}<span class="ci">{low} to {high}</span>'
+        return _with_interval((found[0].score, found[0].low, found[0].high), places)
 
     return cell
 
@@ -750,8 +766,10 @@ def _reading(groups: Sequence[Group]) -> str:
             "gain": "Return after the last stage less return before adapting.",
             "interquartile mean": "Mean of the middle half of all (seed, task) returns; a few "
             "lucky or failed ones do not decide it.",
-            "95 % interval": "Percentile bootstrap of the interquartile mean, drawing seeds and "
-            "tasks again; with one seed, tasks only.",
+            "95 % interval": "Percentile bootstrap of the interquartile mean: seeds are drawn "
+            "again, and tasks once for all of them; with one seed, tasks only. Tasks that are all "
+            "there are stay, so that a single seed has no interval. Over three seeds it is too "
+            "narrow where seeds differ most.",
         }
     if "episode" in units:
         episodes = [e for e in evaluations if e.by_episode]

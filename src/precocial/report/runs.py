@@ -17,7 +17,7 @@ from PIL import Image
 from precocial.envs import SAME_TASKS
 from precocial.errors import UserError
 from precocial.runs.rows import read_rows
-from precocial.statistics import bootstrap_interval, interquartile_mean
+from precocial.statistics import TaskSample, bootstrap_intervals, interquartile_mean
 
 UPDATED = ("multi-task", "oracle", "scratch")
 """References that adapt by updates alone: through a trial of episodes they stay as they are."""
@@ -26,7 +26,7 @@ REFERENCES = (*UPDATED, "domain-randomization")
 
 Kind = tuple[str, str, bool, str, int]
 Estimate = tuple[float, float, float]
-"""Mean, and both ends of its 95 % interval; these are NaN where the file holds none."""
+"""Mean, and both ends of its 95 % interval; these are NaN where there is none."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class Stage:
     """Interquartile mean; the mean where a stage is an episode, whose return may be 0 or 1."""
     low: float
     high: float
+    """Ends of its 95 % interval; NaN where there is none."""
     success: float | None
     """Share of episodes that succeeded."""
 
@@ -141,6 +142,8 @@ class Evaluation:
     """What one stage is, ``update`` or ``episode``."""
     greedy: bool
     num_tasks: int
+    tasks: TaskSample
+    """The tasks of ``per_task``."""
     num_seeds: int
     eval_seed: int
     lanes: int
@@ -166,6 +169,8 @@ class Evaluation:
     """Where the method has a model: on the transitions that it met itself."""
     reference_errors: dict[str, ModelError]
     """Of other models on the same transitions."""
+    outdated: bool
+    """Whether the file's own intervals were drawn in a way that made them wrong: left out."""
     files: tuple[Path, ...]
 
     @property
@@ -178,6 +183,11 @@ class Evaluation:
     def by_episode(self) -> bool:
         """Whether a stage is an episode of a trial."""
         return self.unit == "episode"
+
+    @property
+    def has_intervals(self) -> bool:
+        """Whether anything is known of how far chance could move the scores."""
+        return math.isfinite(self.stages[-1].low)
 
     @property
     def gain(self) -> float:
@@ -371,6 +381,9 @@ def read_evaluation(path: Path) -> Evaluation:
         ValueError, KeyError, TypeError: the file is not such an object.
     """
     document = json.loads(path.read_text(encoding="utf-8"))
+    outdated = _is_outdated(document)
+    if outdated:
+        document = _without_intervals(document)
     per_task = np.array(document["per_task_return"], dtype=np.float64)
     if not document["stages"] or per_task.shape[1:] != (len(document["stages"]),):
         raise ValueError("per_task_return does not fit the stages")
@@ -381,33 +394,34 @@ def read_evaluation(path: Path) -> Evaluation:
     score = "return_mean" if unit == "episode" else "return_iqm"
     stages = []
     for s in document["stages"]:
-        low, high = s["ci95"]
         hits = s.get("success_rate")
-        stages.append(Stage(int(s["stage"]), float(s[score]), float(low), float(high), hits))
+        stages.append(Stage(int(s["stage"]), *_estimate(s[score], s["ci95"]), hits))
     totals = document.get("references") or {}
     references = {k: float(v) for k, v in totals.items() if v is not None}
     found = (document.get("reference_curves") or {}).items()
     curves = {name: [float(s[score]) for s in curve] for name, curve in found}
+    params = document.get("task_params") or {}
+    arrays = {k: np.array(v, dtype=np.float64)[: len(per_task)] for k, v in params.items()}
+    sample = _sample(document, arrays, len(per_task))
     trial = None
     if unit == "episode" or document.get("trial_return_mean") is not None:
-        mean, *interval = mean_interval(per_task.sum(1), seed_means.sum(1), num_tasks)
-        low, high = document.get("trial_ci95") or interval
-        trial = (float(document.get("trial_return_mean", mean)), float(low), float(high))
+        mean, *interval = mean_interval(per_task.sum(1), seed_means.sum(1), num_tasks, sample)
+        known = document.get("trial_return_mean", mean)
+        trial = _estimate(known, document.get("trial_ci95") or interval)
     if unit == "episode":
-        stages = _with_means(stages, per_task, seed_means, num_tasks)
+        stages = _with_means(stages, per_task, seed_means, num_tasks, sample)
         if len(stages) == 1 and trial:  # the same number has the same interval everywhere
             stages = [replace(stages[0], low=trial[1], high=trial[2])]
         for name in {*curves} & {*UPDATED}:
             curves[name] = curves[name][:1] * len(stages)
             references[name] = sum(curves[name])
-    params = document.get("task_params") or {}
-    arrays = {k: np.array(v, dtype=np.float64)[: len(per_task)] for k, v in params.items()}
     split = str(document["split"])
     return Evaluation(
         split=split,
         unit=unit,
         greedy=bool(document.get("greedy", False)),
         num_tasks=num_tasks,
+        tasks=sample,
         num_seeds=int(document.get("runs", 1)),
         eval_seed=int(document.get("seed", 0)),
         lanes=int(document.get("lanes", 0)),
@@ -428,14 +442,43 @@ def read_evaluation(path: Path) -> Evaluation:
             for name, found in (document.get("reference_errors") or {}).items()
             if (error := _model_error(found))
         },
+        outdated=outdated,
         files=(path,),
     )
+
+
+def _is_outdated(document: dict[str, Any]) -> bool:
+    """Whether tasks were drawn for each seed apart, or all tasks of a family again."""
+    finite = document.get("family_size") is not None
+    return "tasks_complete" not in document and (int(document.get("runs", 1)) > 1 or finite)
+
+
+def _without_intervals(node: Any) -> Any:
+    """The same JSON with null for every ``ci95``."""
+    if isinstance(node, list):
+        return [_without_intervals(value) for value in node]
+    if not isinstance(node, dict):
+        return node
+    return {k: None if k.endswith("ci95") else _without_intervals(v) for k, v in node.items()}
+
+
+def _sample(document: dict[str, Any], params: dict[str, np.ndarray], num: int) -> TaskSample:
+    """Which tasks the rows of ``per_task`` are; told by their numbers where no ids were kept."""
+    ids = document.get("task_ids")
+    if ids is not None:
+        return TaskSample(np.array(ids), bool(document["tasks_complete"]))
+    rows = np.arange(num)[:, None]
+    if document.get("family_size") is not None and params:
+        rows = np.concatenate([v.reshape(len(v), -1) for v in params.values()], 1)
+    found = np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
+    return TaskSample(found, len(np.unique(found)) >= (document.get("family_size") or np.inf))
 
 
 def _recovery(found: dict[str, Any]) -> Recovery | None:
     if not found.get("start"):
         return None
-    rows = zip(found["start"], found["return"], found["ci95"], strict=True)
+    ends = found["ci95"] or [None] * len(found["start"])
+    rows = zip(found["start"], found["return"], ends, strict=True)
     known = [(int(k), _estimate(mean, ends)) for k, mean, ends in rows if math.isfinite(mean)]
     return Recovery(int(found["every"]), [k for k, _ in known], [row for _, row in known])
 
@@ -471,31 +514,36 @@ def _estimate(mean: float, ends: Sequence[float] | None) -> Estimate:
 
 
 def mean_interval(
-    per_task: np.ndarray, seed_means: np.ndarray, num_tasks: int
-) -> tuple[float, float, float]:
+    per_task: np.ndarray, seed_means: np.ndarray, num_tasks: int, tasks: TaskSample
+) -> Estimate:
     """Mean and 95 % interval by the normal approximation, over tasks and over seeds.
+
+    Tasks are left out where no others can be drawn; with one seed besides there is no interval.
 
     Args:
         per_task: (N,) scores of some of the tasks, mean over seeds.
         seed_means: (S,) means over all tasks.
         num_tasks: Number of all tasks.
+        tasks: Those of ``per_task``.
     """
-    mean, variance = float(seed_means.mean()), 0.0
-    if len(per_task) > 1:
-        variance += float(per_task.var(ddof=1)) / num_tasks
+    mean, variance = float(seed_means.mean()), math.nan if tasks.fixed else 0.0
+    if not tasks.fixed:
+        means = tasks.means(per_task)
+        variance += float(means.var(ddof=1)) / (len(means) * num_tasks / len(per_task))
     if len(seed_means) > 1:
-        variance += float(seed_means.var(ddof=1)) / len(seed_means)
+        variance = np.nan_to_num(variance) + float(seed_means.var(ddof=1)) / len(seed_means)
     half = 1.96 * math.sqrt(variance)
     return mean, mean - half, mean + half
 
 
 def _with_means(
-    stages: list[Stage], per_task: np.ndarray, seed_means: np.ndarray, num_tasks: int
-) -> list[Stage]:
+    stages: list[Stage], per_task: np.ndarray, seed_means: np.ndarray, num_tasks: int,
+    sample: TaskSample,
+) -> list[Stage]:  # fmt: skip
     """The stages with the mean and its interval instead of the interquartile mean's."""
     columns = zip(stages, per_task.T, seed_means.T, strict=True)
     return [
-        Stage(s.stage, *mean_interval(tasks, means, num_tasks), s.success)
+        Stage(s.stage, *mean_interval(tasks, means, num_tasks, sample), s.success)
         for s, tasks, means in columns
     ]
 
@@ -521,19 +569,20 @@ def _combined(singles: list[Evaluation]) -> list[Evaluation]:
             continue
         scores = np.stack([e.per_task for e in parts])  # (S, N, stages)
         per_task, seed_means = scores.mean(0), np.concatenate([e.seed_means for e in parts])
-        num_tasks = parts[0].num_tasks
+        num_tasks, sample = parts[0].num_tasks, parts[0].tasks
         stages = [
             replace(s, success=_mean([e.stages[k].success for e in parts]))
             for k, s in enumerate(parts[0].stages)
         ]
         if parts[0].by_episode:
-            stages = _with_means(stages, per_task, seed_means, num_tasks)
+            stages = _with_means(stages, per_task, seed_means, num_tasks, sample)
         else:
+            ends = bootstrap_intervals(scores, sample)
             stages = [
-                Stage(s.stage, interquartile_mean(x), *bootstrap_interval(x), s.success)
-                for s, x in zip(stages, np.moveaxis(scores, -1, 0), strict=True)
+                Stage(s.stage, *_estimate(interquartile_mean(scores[..., k]), ends[k]), s.success)
+                for k, s in enumerate(stages)
             ]
-        totals = mean_interval(per_task.sum(1), seed_means.sum(1), num_tasks)
+        totals = mean_interval(per_task.sum(1), seed_means.sum(1), num_tasks, sample)
         combined.append(
             replace(
                 parts[0],
@@ -553,6 +602,7 @@ def _combined(singles: list[Evaluation]) -> list[Evaluation]:
                 },
                 references={k: v for e in parts[::-1] for k, v in e.references.items()},
                 reference_curves={k: v for e in parts[::-1] for k, v in e.reference_curves.items()},
+                outdated=False,
                 files=tuple(path for e in parts for path in e.files),
             )
         )
@@ -590,10 +640,13 @@ def _pooled(parts: list[Estimate]) -> Estimate:
     """Mean of single seeds' means, with an interval over seeds and tasks.
 
     The seeds saw the same tasks, so the chance in drawing these does not average out over seeds.
+    There is none where the tasks are all that there are, and single seeds have no interval.
     """
     means = np.array([mean for mean, *_ in parts])
     halves = np.array([(high - low) / 2 for _, low, high in parts])
-    between = 1.96**2 * float(means.var(ddof=1)) / len(means) if len(means) > 1 else 0.0
+    between = 0.0
+    if len(means) > 1:
+        between, halves = 1.96**2 * float(means.var(ddof=1)) / len(means), np.nan_to_num(halves)
     half = math.sqrt(float(np.square(halves).mean()) + between)
     mean = float(means.mean())
     return mean, mean - half, mean + half
