@@ -11,10 +11,10 @@ import torch
 from precocial.envs import ENVS
 from precocial.envs.base import split_of
 from precocial.envs.mujoco.arm_7dof import FINGERTIP, HAND, Arm7Dof
-from precocial.envs.mujoco.base import FULL, quiet
 from precocial.envs.mujoco.half_cheetah_disabled import HalfCheetahDisabled
 from precocial.envs.mujoco.half_cheetah_pier import HalfCheetahPier
 from precocial.envs.mujoco.half_cheetah_slope import COLUMNS, REACH, HalfCheetahSlope, profile
+from precocial.envs.mujoco.state import FULL, quiet
 from precocial.flags import flat, parse
 from precocial.types import UserError
 

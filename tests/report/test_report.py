@@ -18,18 +18,11 @@ from PIL import Image
 from precocial.cli import _print_curve
 from precocial.errors import UserError
 from precocial.report import write_report
-from precocial.report.figures import (
-    adaptation,
-    before_after,
-    by_episode,
-    by_task,
-    is_spread_out,
-    model_error,
-    recovery,
-    success,
-    training,
-    trial_references,
-)
+from precocial.report.figures.learning import training
+from precocial.report.figures.models import model_error, recovery
+from precocial.report.figures.tasks import before_after, by_task, is_spread_out
+from precocial.report.figures.trials import by_episode, success, trial_references
+from precocial.report.figures.updates import adaptation
 from precocial.report.runs import read_groups
 from precocial.report.words import count, duration, few_of, listed, number, percent, plural
 from precocial.runs.rows import read_rows

@@ -268,6 +268,23 @@ def read_groups(folders: Sequence[Path]) -> list[Group]:
     return _labelled(groups)
 
 
+def by_environment(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    """Groups by task family, in their order."""
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        found.setdefault(group.env, []).append(group)
+    return found
+
+
+def by_kind(groups: Sequence[Group]) -> dict[Kind, list[tuple[Group, Evaluation]]]:
+    """What can share a figure."""
+    kinds: dict[Kind, list[tuple[Group, Evaluation]]] = {}
+    for group in groups:
+        for e in group.evaluations:
+            kinds.setdefault(e.kind, []).append((group, e))
+    return kinds
+
+
 def settings(config: dict[str, Any]) -> dict[str, Any]:
     """What two seeds of one setting share, flat: ``{"algo_config.inner_lr": 0.1, ...}``."""
     run = config.get("run") or {}

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from precocial.envs.mujoco.base import Array, Physics, noisy_start
 from precocial.envs.mujoco.breaking import BreakingConfig, BreakingRunner, draw_broken
+from precocial.envs.mujoco.state import Array, Physics, noisy_start
 from precocial.types import Split
 
 LEGS = ("front left", "back left", "back right", "front right")

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from precocial.envs.mujoco.base import Array
 from precocial.envs.mujoco.breaking import BreakingCheetah, BreakingConfig, draw_broken
+from precocial.envs.mujoco.state import Array
 from precocial.types import Split
 
 JOINTS = ("back thigh", "back shin", "back foot", "front thigh", "front shin", "front foot")
