@@ -7,15 +7,11 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from precocial.report.evaluations import REFERENCES, Evaluation
 from precocial.report.figures.chart import NUM_COLOURS, reference_value, tasks_phrase
 from precocial.report.figures.tasks import gains
 from precocial.report.figures.trials import trial_curve
-from precocial.report.runs import (
-    REFERENCES,
-    Evaluation,
-    Group,
-    by_environment,
-)
+from precocial.report.runs import Group, by_environment
 from precocial.report.words import (
     decimals,
     listed,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
+from precocial.report.evaluations import Evaluation, below
 from precocial.report.figures.chart import tasks_phrase
-from precocial.report.runs import Evaluation, Group, below
+from precocial.report.runs import Group
 from precocial.report.words import MISSING, number, percent
 
 

@@ -12,19 +12,14 @@ from typing import Any
 from precocial import __version__
 from precocial.errors import UserError
 from precocial.report.assets import SCRIPT, STYLE
+from precocial.report.evaluations import Evaluation
 from precocial.report.figures import learning, models, tasks, trials, updates
 from precocial.report.figures.chart import Chart, tasks_of
 from precocial.report.findings import finding_cards, warning_list
 from precocial.report.glossary import glossary
 from precocial.report.markup import chart_figure, picture_figure
 from precocial.report.reproduce import reproduction
-from precocial.report.runs import (
-    Evaluation,
-    Group,
-    by_environment,
-    by_kind,
-    read_groups,
-)
+from precocial.report.runs import Group, by_environment, by_kind, read_groups
 from precocial.report.tables import result_tables
 from precocial.report.words import listed, plain, plural
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from precocial.report.runs import Evaluation, Group, settings
+from precocial.report.evaluations import Evaluation
+from precocial.report.runs import Group, settings
 from precocial.report.words import plain
 
 

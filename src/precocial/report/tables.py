@@ -8,10 +8,11 @@ from html import escape
 
 import numpy as np
 
+from precocial.report.evaluations import Estimate, Evaluation
 from precocial.report.figures.chart import reference_value, tasks_phrase
 from precocial.report.markup import row_head
 from precocial.report.model_words import model_words
-from precocial.report.runs import Estimate, Evaluation, Group, by_kind
+from precocial.report.runs import Group, by_kind
 from precocial.report.totals import trial_totals
 from precocial.report.words import (
     MISSING,

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from precocial.report.runs import Estimate, Evaluation, Group
+from precocial.report.evaluations import Estimate, Evaluation
+from precocial.report.runs import Group
 from precocial.report.words import decimals, number, plural
 
 Trace = dict[str, Any]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from precocial.report.evaluations import Evaluation
 from precocial.report.figures.chart import (
     Chart,
     Key,
@@ -17,7 +18,7 @@ from precocial.report.figures.chart import (
     series_marker,
     series_symbol,
 )
-from precocial.report.runs import Evaluation, Group
+from precocial.report.runs import Group
 from precocial.report.words import number, plural
 from precocial.statistics import TaskSample, bootstrap_interval, interquartile_mean
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from precocial.report.evaluations import Evaluation, mean_interval
 from precocial.report.figures.chart import (
     MOST_MARKERS,
     NUM_COLOURS,
@@ -23,7 +24,6 @@ from precocial.report.figures.chart import (
     series_marker,
     tasks_of,
 )
-from precocial.report.runs import Evaluation, mean_interval
 from precocial.report.words import percent
 
 DASHES: tuple[Style, ...] = ("dash", "dot", "longdash", "dashdot")

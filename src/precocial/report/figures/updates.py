@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from precocial.report.evaluations import REFERENCES
 from precocial.report.figures.chart import (
     MOST_MARKERS,
     Chart,
@@ -21,7 +22,6 @@ from precocial.report.figures.chart import (
     series_marker,
     tasks_of,
 )
-from precocial.report.runs import REFERENCES
 from precocial.report.words import decimals, number
 
 REFERENCE_DASHES: dict[str, Style] = {"optimum": "longdash", "oracle": "dash", "multi-task": "dot"}
