@@ -136,6 +136,11 @@ def bootstrap_intervals(
     return [(float(low), float(high)) for low, high in ends]
 
 
+def as_json(interval: Interval | None) -> list[float] | None:
+    """Both ends as JSON has them, null where there is no interval."""
+    return list(interval) if interval else None
+
+
 def _redraws(
     sizes: list[int], num_resamples: int, at_once: int, seed: int
 ) -> Iterator[list[np.ndarray]]:

@@ -125,6 +125,12 @@ class EnvSpec(NamedTuple):
     changes them, so a model does not predict them and a planner holds them."""
     action_scale: float = 1.0
     """The policy's output that spans the action bounds."""
+    split_sizes: tuple[tuple[Split, int], ...] = ()
+    """Number of distinct tasks of each split that has only so many of its own."""
+
+    def tasks_of(self, split: Split) -> int | None:
+        """Number of distinct tasks of a split, None for a continuum."""
+        return self.num_tasks or dict(self.split_sizes).get(split)
 
 
 class Step(NamedTuple):

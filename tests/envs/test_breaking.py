@@ -558,3 +558,12 @@ def test_every_option_reaches_the_family():
     assert build("ant-crippled", horizon=7).spec.horizon == 7
     assert build("arm-7dof").spec.horizon == 100
     assert build("half-cheetah-pier").spec.horizon == 500
+
+
+@pytest.mark.parametrize("name", ["half-cheetah-disabled", "ant-crippled", "half-cheetah-slope"])
+def test_a_split_has_as_many_tasks_as_it_says(name):
+    env = build(name)
+    for split in ("train", "valid", "test", "shifted"):
+        found = len(env.sample_tasks(200, split, rng()).id.unique())
+        assert found == (env.spec.tasks_of(split) or 200)
+    env.close()

@@ -61,7 +61,7 @@ def test_sums_that_half_of_the_tasks_lack_are_not_shown():
     rows = summarise_recovery([Recovery(5, [-10, -5, 0, 5], table)], TaskSample(np.arange(2)))
     assert rows["start"] == [-10, -5, 5] and rows["return"] == [1.0, 3.0, 3.0]
     # The last sum exists for one task alone: nothing is known of others.
-    assert rows["ci95"] == [(1.0, 1.0), (2.0, 4.0), None]
+    assert rows["ci95"] == [[1.0, 1.0], [2.0, 4.0], None]
 
 
 def test_errors_are_means_over_the_tasks_that_have_one():
@@ -88,7 +88,7 @@ def test_errors_of_two_models_on_two_rollouts_are_not_four_seeds():
         [[errors(0.0), errors(10.0)], [errors(1.0), errors(11.0)]], TaskSample(np.arange(4))
     )
     assert found["adapted_seeds"] == [0, 10, 1, 11] and found["adapted"] == 5.5
-    assert found["adapted_ci95"] == pytest.approx((0.0, 11.0))
+    assert found["adapted_ci95"] == pytest.approx([0.0, 11.0])
     complete = TaskSample(np.arange(4), complete=True)
     assert ModelErrors.summarise([[errors(1.0)]], complete)["adapted_ci95"] is None
 

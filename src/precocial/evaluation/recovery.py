@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from precocial.ops.returns import episode_index
-from precocial.statistics import TaskSample, bootstrap_interval
+from precocial.statistics import TaskSample, as_json, bootstrap_interval
 from precocial.types import Rollout
 
 COMMON = 0.5
@@ -65,5 +65,6 @@ def summarise_recovery(parts: list[Recovery], tasks: TaskSample) -> dict[str, An
         column = table[:, having, k]
         rows["start"].append(parts[0].start[k])
         rows["return"].append(float(column.mean()))
-        rows["ci95"].append(bootstrap_interval(column, tasks.select(having), trim=False))
+        interval = bootstrap_interval(column, tasks.select(having), trim=False)
+        rows["ci95"].append(as_json(interval))
     return rows

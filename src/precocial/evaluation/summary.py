@@ -8,7 +8,7 @@ import numpy as np
 
 from precocial.evaluation.curve import Curve
 from precocial.evaluation.recovery import summarise_recovery
-from precocial.statistics import TaskSample, bootstrap_intervals, interquartile_mean
+from precocial.statistics import TaskSample, as_json, bootstrap_intervals, interquartile_mean
 
 
 def summarise(curves: list[Curve], tasks: TaskSample | None) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def summarise(curves: list[Curve], tasks: TaskSample | None) -> dict[str, Any]:
             "seed_means": [float(x) for x in scores[:, :, k].mean(1)],
         }
         if intervals:
-            row["ci95"] = intervals[k]
+            row["ci95"] = as_json(intervals[k])
         if success is not None:
             row["success_rate"] = float(success[:, :, k].mean())
         stages.append(row)

@@ -18,7 +18,7 @@ from precocial.presets import JOINT
 from precocial.runs.folder import expand_runs, load_algorithm, read_plan
 from precocial.runs.plan import Plan
 from precocial.seeding import generator
-from precocial.statistics import TaskSample, bootstrap_interval
+from precocial.statistics import TaskSample, as_json, bootstrap_interval
 from precocial.types import Diagnosing, Diagnosis, EnvSpec, Rollout, Split, UserError
 
 
@@ -109,7 +109,7 @@ def evaluate(
         totals = np.stack([s["curve"].returns.sum(1) for s in scored])
         result |= {
             "trial_return_mean": float(totals.mean()),
-            "trial_ci95": bootstrap_interval(totals, sample, trim=False),
+            "trial_ci95": as_json(bootstrap_interval(totals, sample, trim=False)),
             "trial_stderr": sample.standard_error(totals.mean(0)),
             "trial_return_seeds": [float(x) for x in totals.mean(1)],
         }
@@ -234,7 +234,7 @@ def _score(
         env.close()
     seen = curve.episodes_seen, curve.env_steps_seen
     references = {k: Curve(v.cpu().double().numpy(), None, *seen) for k, v in scores.items()}
-    ids, size = batch.id.cpu().numpy(), env.spec.num_tasks
+    ids, size = batch.id.cpu().numpy(), env.spec.tasks_of(split)
     small = {k: v[:1000].tolist() for k, v in batch.params.items() if v[0].numel() <= 8}
     return {
         "curve": curve, "diagnoses": diagnoses, "trials": trials, "lanes": lanes,
@@ -242,5 +242,5 @@ def _score(
         "is_trial": in_trial, "known": references,
         "optimum": None if optimum is None else float(optimum.mean()), "task_params": small,
         "tasks": TaskSample(ids, size is not None and len(np.unique(ids)) >= size),
-        "family_size": size,
+        "family_size": env.spec.num_tasks,
     }  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from precocial.statistics import TaskSample, bootstrap_interval
+from precocial.statistics import TaskSample, as_json, bootstrap_interval
 
 
 class ModelErrors(NamedTuple):
@@ -53,7 +53,8 @@ class ModelErrors(NamedTuple):
         for name, values in zip(("unadapted", "adapted", "drop"), table, strict=True):
             some = bool(values.size)
             out[name] = float(values.mean()) if some else None
-            out[f"{name}_ci95"] = bootstrap_interval(values, counted, trim=False) if some else None
+            interval = bootstrap_interval(values, counted, trim=False) if some else None
+            out[f"{name}_ci95"] = as_json(interval)
             out[f"{name}_seeds"] = [float(x) for x in values.mean(-1).ravel()] if some else []
         curves = np.stack([e.by_transitions for e in every])  # (models * rollouts, 2, A)
         known = np.isfinite(curves).all((0, 1))

@@ -45,6 +45,7 @@ class AntCrippled(BreakingRunner):
     """
 
     name = "ant-crippled"
+    split_sizes = tuple((split, len(sets)) for split, sets in CRIPPLED.items())
     model_file = "ant.xml"
     frame_skip = 5
     obs_dim = 28

@@ -74,6 +74,8 @@ class MujocoTaskEnv:
     """Simulation steps per environment step."""
     obs_dim: int
     num_tasks: int | None = None
+    split_sizes: tuple[tuple[Split, int], ...] = ()
+    """Number of tasks of each split that has few of its own; these have an ``id``."""
     reward_fn: RewardFn | None = None
     """The reward of what leaves the environment, instead of ``reward``; a static method."""
     terminal_fn: TerminalFn | None = None
@@ -104,6 +106,7 @@ class MujocoTaskEnv:
             tuple(high.tolist()), cfg.horizon, self.num_tasks, self.task_features(some).shape[-1],
             threaded=True, reward_fn=self.reward_fn, terminal_fn=self.terminal_fn,
             command_dim=self.command_dim, action_scale=cfg.action_scale,
+            split_sizes=self.split_sizes,
         )  # fmt: skip
 
     # ---- what a family writes -------------------------------------------------------------

@@ -42,6 +42,7 @@ class HalfCheetahDisabled(BreakingCheetah):
     """
 
     name = "half-cheetah-disabled"
+    split_sizes = tuple((split, len(sets)) for split, sets in DEAD.items())
 
     def __init__(self, cfg: HalfCheetahDisabledConfig | None = None) -> None:
         super().__init__(cfg or HalfCheetahDisabledConfig())

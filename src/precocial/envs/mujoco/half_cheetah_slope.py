@@ -58,6 +58,7 @@ class HalfCheetahSlope(OtherGround):
     """
 
     name = "half-cheetah-slope"
+    split_sizes = tuple((split, len(slopes)) for split, slopes in NAMED.items())
 
     def __init__(self, cfg: HalfCheetahSlopeConfig | None = None) -> None:
         super().__init__(cfg or HalfCheetahSlopeConfig())
