@@ -40,7 +40,7 @@ def describe(folder: Path, evaluation: Path) -> tuple[list[dict], str]:
     rows = [
         common | {
             "stage": s["stage"], "return_mean": s["return_mean"], "return_iqm": s["return_iqm"],
-            "ci95_low": s["ci95"][0], "ci95_high": s["ci95"][1],
+            **ends("ci95", s["ci95"]),
             "seed_means": " ".join(f"{x:.4f}" for x in s["seed_means"]),
             "success_rate": s.get("success_rate", ""),
         }
@@ -52,7 +52,7 @@ def describe(folder: Path, evaluation: Path) -> tuple[list[dict], str]:
         rows.append(
             common | {
                 "stage": "trial", "return_mean": result["trial_return_mean"],
-                "ci95_low": result["trial_ci95"][0], "ci95_high": result["trial_ci95"][1],
+                **ends("ci95", result["trial_ci95"]),
                 "seed_means": " ".join(f"{x:.4f}" for x in result["trial_return_seeds"]),
             }
         )  # fmt: skip
@@ -66,8 +66,7 @@ def describe(folder: Path, evaluation: Path) -> tuple[list[dict], str]:
                 )  # fmt: skip
     else:
         cells = [
-            f"{s['return_mean']:.2f} (IQM {s['return_iqm']:.2f}, {s['ci95'][0]:.2f} .. "
-            f"{s['ci95'][1]:.2f})"
+            f"{s['return_mean']:.2f} (IQM {s['return_iqm']:.2f}{words(s['ci95'], 2)})"
             for s in result["stages"]
         ]
     head = [
@@ -75,6 +74,17 @@ def describe(folder: Path, evaluation: Path) -> tuple[list[dict], str]:
         f"{common['seconds_per_seed']} s", common["commit"],
     ]  # fmt: skip
     return rows, "| " + " | ".join(map(str, head + cells)) + " |"
+
+
+def ends(name: str, interval: list[float] | None) -> dict[str, float | str]:
+    """Both ends of an interval as columns, blank where there is none."""
+    low, high = interval or ("", "")
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
+def words(interval: list[float] | None, places: int) -> str:
+    """The interval in brackets; nothing where there is none."""
+    return " [{:.{p}f}, {:.{p}f}]".format(*interval, p=places) if interval else ""
 
 
 def describe_model(result: dict, common: dict) -> tuple[list[dict], list[str]]:
@@ -86,16 +96,14 @@ def describe_model(result: dict, common: dict) -> tuple[list[dict], list[str]]:
     def row(name: str, errors: dict, **own: object) -> dict:
         found: dict[str, object] = {"errors_on": result["algorithm"]}
         for kind in ("unadapted", "adapted", "drop"):
-            low, high = errors[f"{kind}_ci95"]
-            found |= {kind: errors[kind], f"{kind}_low": low, f"{kind}_high": high}
+            found |= {kind: errors[kind], **ends(kind, errors[f"{kind}_ci95"])}
             found[f"{kind}_seeds"] = " ".join(f"{x:.4f}" for x in errors[f"{kind}_seeds"])
         return common | {"algorithm": name} | own | found
 
-    low, high = result["trial_ci95"]
     rows = [
         row(
             result["algorithm"], result["model_error"],
-            return_mean=result["trial_return_mean"], ci95_low=low, ci95_high=high,
+            return_mean=result["trial_return_mean"], **ends("ci95", result["trial_ci95"]),
             seed_means=" ".join(f"{x:.2f}" for x in result["trial_return_seeds"]),
         )
     ]  # fmt: skip
@@ -104,9 +112,8 @@ def describe_model(result: dict, common: dict) -> tuple[list[dict], list[str]]:
         rows.append(row(name, errors, return_mean=result["references"][name], **nothing))
     own = result["model_error"]
     cells = [
-        f"{result['trial_return_mean']:.1f} ({low:.1f} .. {high:.1f})",
-        f"{own['unadapted']:.3f} -> {own['adapted']:.3f} "
-        f"({own['adapted_ci95'][0]:.3f} .. {own['adapted_ci95'][1]:.3f})",
+        f"{result['trial_return_mean']:.1f}{words(result['trial_ci95'], 1)}",
+        f"{own['unadapted']:.3f} -> {own['adapted']:.3f}{words(own['adapted_ci95'], 3)}",
     ]
     cells += [f"{k} {v['adapted']:.3f}" for k, v in result.get("reference_errors", {}).items()]
     return rows, cells

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -276,9 +277,10 @@ def _print_curve(result: dict[str, Any]) -> None:
     console = Console()
     console.print(table)
     if "trial_return_mean" in result and "model_error" not in result:
+        error = result["trial_stderr"]
         console.print(
-            f"whole trial: {result['trial_return_mean']:.3f} "
-            f"(standard error over tasks {result['trial_stderr']:.3f})"
+            f"whole trial: {result['trial_return_mean']:.3f}"
+            + ("" if error is None else f" (standard error over tasks {error:.3f})")
         )
     if "lanes_diverged" in result:
         console.print(f"{result['lanes_diverged']} lanes diverged; their episodes ended early")
@@ -295,13 +297,17 @@ def _update_table(result: dict[str, Any], title: str) -> Table:
         table.add_column(name, justify="right")
     rates = ["", *(f"{lr:g}" for lr in result["adapt_lrs"])]
     for row, rate in zip(result["stages"], rates, strict=True):
-        low, high = row["ci95"]
         success = f"{row['success_rate']:.2f}" if "success_rate" in row else ""
         table.add_row(
             str(row["stage"]), rate, f"{row['return_mean']:.2f}", f"{row['return_iqm']:.2f}",
-            f"{low:.2f} .. {high:.2f}", success,
+            _interval(row["ci95"], 2), success,
         )  # fmt: skip
     return table
+
+
+def _interval(ends: Sequence[float] | None, places: int) -> str:
+    """Both ends; nothing where there is no interval."""
+    return f"{ends[0]:.{places}f} .. {ends[1]:.{places}f}" if ends else ""
 
 
 TERMINAL = 80
@@ -349,9 +355,7 @@ def _model_table(result: dict[str, Any], title: str) -> Table:
         values = [of[k] if of else None for k in ("unadapted", "adapted")]
         return ["" if v is None else f"{v:.3f}" for v in values]
 
-    interval = ""
-    if "trial_ci95" in result:
-        interval = "{:.1f} .. {:.1f}".format(*result["trial_ci95"])
+    interval = _interval(result.get("trial_ci95"), 1)
     total = sum(row["return_mean"] for row in result["stages"])
     table.add_row(result["algorithm"], f"{total:.1f}", interval, *errors(result["model_error"]))
     for name, rows in result["reference_curves"].items():

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from precocial.errors import UserError as UserError
+from precocial.statistics import TaskSample
 
 Split = Literal["train", "valid", "test", "shifted"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test", "shifted")
@@ -124,6 +125,12 @@ class EnvSpec(NamedTuple):
     changes them, so a model does not predict them and a planner holds them."""
     action_scale: float = 1.0
     """The policy's output that spans the action bounds."""
+    split_sizes: tuple[tuple[Split, int], ...] = ()
+    """Number of distinct tasks of each split that has only so many of its own."""
+
+    def tasks_of(self, split: Split) -> int | None:
+        """Number of distinct tasks of a split, None for a continuum."""
+        return self.num_tasks or dict(self.split_sizes).get(split)
 
 
 class Step(NamedTuple):
@@ -284,8 +291,8 @@ class Diagnosis(Protocol):
         ...
 
     @staticmethod
-    def summarise(parts: list[Any]) -> dict[str, Any]:
-        """Several of its kind, of one run each, as JSON."""
+    def summarise(parts: list[list[Any]], tasks: TaskSample) -> dict[str, Any]:
+        """Several of its kind as JSON: of each run a list, rollout by rollout."""
         ...
 
 

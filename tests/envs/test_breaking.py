@@ -11,10 +11,10 @@ import torch
 from precocial.envs import ENVS
 from precocial.envs.base import split_of
 from precocial.envs.mujoco.arm_7dof import FINGERTIP, HAND, Arm7Dof
-from precocial.envs.mujoco.base import FULL, quiet
 from precocial.envs.mujoco.half_cheetah_disabled import HalfCheetahDisabled
 from precocial.envs.mujoco.half_cheetah_pier import HalfCheetahPier
 from precocial.envs.mujoco.half_cheetah_slope import COLUMNS, REACH, HalfCheetahSlope, profile
+from precocial.envs.mujoco.state import FULL, quiet
 from precocial.flags import flat, parse
 from precocial.types import UserError
 
@@ -558,3 +558,12 @@ def test_every_option_reaches_the_family():
     assert build("ant-crippled", horizon=7).spec.horizon == 7
     assert build("arm-7dof").spec.horizon == 100
     assert build("half-cheetah-pier").spec.horizon == 500
+
+
+@pytest.mark.parametrize("name", ["half-cheetah-disabled", "ant-crippled", "half-cheetah-slope"])
+def test_a_split_has_as_many_tasks_as_it_says(name):
+    env = build(name)
+    for split in ("train", "valid", "test", "shifted"):
+        found = len(env.sample_tasks(200, split, rng()).id.unique())
+        assert found == (env.spec.tasks_of(split) or 200)
+    env.close()

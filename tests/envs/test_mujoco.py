@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from precocial.envs.base import split_of
-from precocial.envs.mujoco.base import FULL, quiet
 from precocial.envs.mujoco.half_cheetah import (
     HalfCheetahDir,
     HalfCheetahDirConfig,
     HalfCheetahVel,
     HalfCheetahVelConfig,
 )
+from precocial.envs.mujoco.state import FULL, quiet
 from precocial.types import UserError
 
 

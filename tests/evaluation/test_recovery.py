@@ -15,6 +15,7 @@ from precocial.evaluation.recovery import Recovery, recovery, summarise_recovery
 from precocial.evaluation.table import evaluate
 from precocial.runs.folder import read_plan
 from precocial.seeding import generator
+from precocial.statistics import TaskSample
 from precocial.types import Rollout
 
 
@@ -57,24 +58,39 @@ def test_after_an_early_end_a_lane_earns_nothing_and_the_next_episode_does_not_c
 
 def test_sums_that_half_of_the_tasks_lack_are_not_shown():
     table = np.array([[1.0, 2.0, np.nan, 3.0], [1.0, 4.0, np.nan, np.nan]])
-    rows = summarise_recovery([Recovery(5, [-10, -5, 0, 5], table)])
+    rows = summarise_recovery([Recovery(5, [-10, -5, 0, 5], table)], TaskSample(np.arange(2)))
     assert rows["start"] == [-10, -5, 5] and rows["return"] == [1.0, 3.0, 3.0]
-    assert all(low <= mean <= high for mean, (low, high) in zip(
-        rows["return"], rows["ci95"], strict=True
-    ))  # fmt: skip
+    # The last sum exists for one task alone: nothing is known of others.
+    assert rows["ci95"] == [[1.0, 1.0], [2.0, 4.0], None]
 
 
 def test_errors_are_means_over_the_tasks_that_have_one():
     curve = np.array([[1.0, 0.8, np.nan], [1.0, 0.2, np.nan]])
     errors = ModelErrors(np.array([1.0, 0.5, np.nan]), np.array([0.4, 0.1, np.nan]), "start", curve)
-    found = ModelErrors.summarise([errors, errors])
+    tasks = TaskSample(np.arange(3))
+    found = ModelErrors.summarise([[errors], [errors]], tasks)
     assert found["unadapted"] == pytest.approx(0.75) and found["adapted"] == pytest.approx(0.25)
     assert found["drop"] == pytest.approx(0.5)
     assert found["drop_ci95"][0] >= 0.4 - 1e-9 and found["drop_ci95"][1] <= 0.6 + 1e-9
     assert found["by_transitions"]["transitions"] == [0, 1]
     nothing = ModelErrors(np.full(2, np.nan), np.full(2, np.nan), "start", curve)
-    assert ModelErrors.summarise([nothing])["adapted"] is None
-    json.dumps(ModelErrors.summarise([nothing]))
+    assert ModelErrors.summarise([[nothing]], tasks)["adapted"] is None
+    json.dumps(ModelErrors.summarise([[nothing]], tasks))
+
+
+def test_errors_of_two_models_on_two_rollouts_are_not_four_seeds():
+    def errors(value):
+        both = np.full(4, value), np.full(4, value)
+        return ModelErrors(*both, "start", np.zeros((2, 1)))
+
+    # Model i on rollout j errs by i + 10 j; one redraw of models and one of rollouts.
+    found = ModelErrors.summarise(
+        [[errors(0.0), errors(10.0)], [errors(1.0), errors(11.0)]], TaskSample(np.arange(4))
+    )
+    assert found["adapted_seeds"] == [0, 10, 1, 11] and found["adapted"] == 5.5
+    assert found["adapted_ci95"] == pytest.approx([0.0, 11.0])
+    complete = TaskSample(np.arange(4), complete=True)
+    assert ModelErrors.summarise([[errors(1.0)]], complete)["adapted_ci95"] is None
 
 
 TINY = [

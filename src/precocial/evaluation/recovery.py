@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from precocial.ops.returns import episode_index
-from precocial.statistics import bootstrap_interval
+from precocial.statistics import TaskSample, as_json, bootstrap_interval
 from precocial.types import Rollout
 
 COMMON = 0.5
@@ -52,18 +52,19 @@ def recovery(rollout: Rollout, horizon: int) -> Recovery:
     return Recovery(every, [k * every for k in bins], np.stack(columns, -1))
 
 
-def summarise_recovery(parts: list[Recovery]) -> dict[str, Any]:
-    """Mean over seeds and tasks of every sum, with its bootstrap interval."""
+def summarise_recovery(parts: list[Recovery], tasks: TaskSample) -> dict[str, Any]:
+    """Mean over seeds and tasks of every sum, and its bootstrap interval or None."""
     table = np.stack([part.returns for part in parts])  # (S, N, bins)
     known = np.isfinite(table)
     shown = np.flatnonzero(known.mean((0, 1)) >= COMMON)
     rows: dict[str, Any] = {"every": parts[0].every, "start": [], "return": [], "ci95": []}
     for k in shown:
-        tasks = known[..., k].all(0)
-        if not tasks.any():
+        having = known[..., k].all(0)
+        if not having.any():
             continue
-        column = table[:, tasks, k]
+        column = table[:, having, k]
         rows["start"].append(parts[0].start[k])
         rows["return"].append(float(column.mean()))
-        rows["ci95"].append(list(bootstrap_interval(column, 1000, trim=False)))
+        interval = bootstrap_interval(column, tasks.select(having), trim=False)
+        rows["ci95"].append(as_json(interval))
     return rows

@@ -8,23 +8,20 @@ import numpy as np
 
 from precocial.evaluation.curve import Curve
 from precocial.evaluation.recovery import summarise_recovery
-from precocial.statistics import bootstrap_interval, interquartile_mean
-
-RESAMPLED_VALUES = 4_000_000
+from precocial.statistics import TaskSample, as_json, bootstrap_intervals, interquartile_mean
 
 
-def summarise(curves: list[Curve], *, intervals: bool = True) -> dict[str, Any]:
+def summarise(curves: list[Curve], tasks: TaskSample | None) -> dict[str, Any]:
     """The curve over seeds as the JSON of ``eval`` holds it.
 
-    ``ci95`` is the 95 % bootstrap interval of the interquartile mean: over tasks for one run, over
-    seeds and tasks for several. References are scored without (``intervals`` False).
+    ``ci95`` is the 95 % bootstrap interval of the interquartile mean over seeds and tasks, None
+    where nothing can be said. References are scored without one (``tasks`` None).
     """
     scores = np.stack([c.returns for c in curves])  # (S, N, stages)
     hits = [c.success for c in curves if c.success is not None]
     success = np.stack(hits) if hits else None
     stages = []
-    # Fewer resamples where there are very many scores, whose interval is narrow anyway.
-    resamples = int(np.clip(RESAMPLED_VALUES // scores[..., 0].size, 50, 2000))
+    intervals = bootstrap_intervals(scores, tasks) if tasks else []
     for k in range(scores.shape[-1]):
         row: dict[str, Any] = {
             "stage": k,
@@ -35,14 +32,14 @@ def summarise(curves: list[Curve], *, intervals: bool = True) -> dict[str, Any]:
             "seed_means": [float(x) for x in scores[:, :, k].mean(1)],
         }
         if intervals:
-            row["ci95"] = list(bootstrap_interval(scores[:, :, k], resamples))
+            row["ci95"] = as_json(intervals[k])
         if success is not None:
             row["success_rate"] = float(success[:, :, k].mean())
         stages.append(row)
     per_task = scores.mean(0)[:1000]
     around = [c.recovery for c in curves if c.recovery is not None]
     lost = sum(c.lanes_diverged for c in curves)
-    extras = {"recovery": summarise_recovery(around)} if around else {}
+    extras = {"recovery": summarise_recovery(around, tasks)} if around and tasks else {}
     return (
         extras
         | ({"lanes_diverged": lost} if lost else {})

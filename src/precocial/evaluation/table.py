@@ -18,7 +18,7 @@ from precocial.presets import JOINT
 from precocial.runs.folder import expand_runs, load_algorithm, read_plan
 from precocial.runs.plan import Plan
 from precocial.seeding import generator
-from precocial.statistics import bootstrap_interval
+from precocial.statistics import TaskSample, as_json, bootstrap_interval
 from precocial.types import Diagnosing, Diagnosis, EnvSpec, Rollout, Split, UserError
 
 
@@ -97,30 +97,31 @@ def evaluate(
         score(run, adapt_lrs=adapt_lrs, with_known=i == 0) for i, run in enumerate(runs)
     ]  # known methods score the same whichever run they stand beside
     first = scored[0]
+    sample: TaskSample = first["tasks"]
     result = {
         "algorithm": plans[0].algo, "env": plans[0].env, "preset": plans[0].preset,
         "split": split, "num_tasks": tasks, "lanes": first["lanes"], "seed": seed,
         "runs": len(runs), "run_seeds": [p.run.seed for p in plans],
         "stage_unit": first["unit"], "greedy": greedy, "checkpoint": which,
         "adapt_lrs": first["adapt_lrs"],
-    } | summarise([s["curve"] for s in scored])  # fmt: skip
+    } | summarise([s["curve"] for s in scored], sample)  # fmt: skip
     if first["trial"]:
         totals = np.stack([s["curve"].returns.sum(1) for s in scored])
         result |= {
             "trial_return_mean": float(totals.mean()),
-            "trial_ci95": list(bootstrap_interval(totals, 400, trim=False)),
-            "trial_stderr": float(totals.mean(0).std() / np.sqrt(tasks)),
+            "trial_ci95": as_json(bootstrap_interval(totals, sample, trim=False)),
+            "trial_stderr": sample.standard_error(totals.mean(0)),
             "trial_return_seeds": [float(x) for x in totals.mean(1)],
         }
-    said: list[Diagnosis] = [diagnosis for s in scored for diagnosis in s["diagnoses"]]
+    said: list[list[Diagnosis]] = [s["diagnoses"] for s in scored if s["diagnoses"]]
     if said:
-        result[said[0].key] = said[0].summarise(said)
+        result[said[0][0].key] = said[0][0].summarise(said, sample)
     result["references"] = {"oracle": None, "multi-task": None, "optimum": first["optimum"]}
     result["reference_curves"] = {}
     curves: dict[str, list[Curve]] = {k: [v] for k, v in first["known"].items()}
     same_stages = len(first["curve"].episodes_seen) - 1
     met = [trial for s in scored for trial in s["trials"]]
-    theirs: dict[str, list[Diagnosis]] = {}  # of the rollouts that these met
+    theirs: dict[str, list[list[Diagnosis]]] = {}  # of the rollouts that these met
     for run in others:
         algo = read_plan(run).algo
         if algo == plans[0].algo:  # told apart from the runs in question by its folder
@@ -130,20 +131,24 @@ def evaluate(
             one = score(run, updates=same_stages, data=met)
             curve = one["curve"]
             if met:
-                theirs.setdefault(algo, []).extend(one["diagnoses"])
+                theirs.setdefault(algo, []).append(one["diagnoses"])
         else:  # scored as it is, episode after episode
             curve = score(run, updates=0)["curve"]
             flat = np.repeat(curve.returns, same_stages + 1, 1)
             curve = Curve(flat, None, first["curve"].episodes_seen, first["curve"].env_steps_seen)
         curves.setdefault(algo, []).append(curve)
     if theirs:
-        result[said[0].reference_key] = {k: v[0].summarise(v) for k, v in theirs.items()}
+        key = said[0][0].reference_key
+        result[key] = {k: v[0][0].summarise(v, sample) for k, v in theirs.items()}
     for name, group in curves.items():
-        stages = summarise(group, intervals=False)["stages"]
+        stages = summarise(group, None)["stages"]
         total = float(np.mean([c.returns.sum(1).mean() for c in group]))
         result["references"][name] = total if first["is_trial"] else stages[0]["return_mean"]
         result["reference_curves"][name] = stages
-    result |= {"task_params": first["task_params"], "family_size": first["family_size"]}
+    result |= {
+        "task_params": first["task_params"], "task_ids": sample.ids[:1000].tolist(),
+        "tasks_complete": sample.complete, "family_size": first["family_size"],
+    }  # fmt: skip
     if keep and len(given) == 1:
         variant = [split, str(seed)] + ["greedy"] * greedy + ["best"] * (which == "best")
         _write(given[0] / "eval" / f"{'-'.join(variant)}.json", json.dumps(result))
@@ -229,11 +234,13 @@ def _score(
         env.close()
     seen = curve.episodes_seen, curve.env_steps_seen
     references = {k: Curve(v.cpu().double().numpy(), None, *seen) for k, v in scores.items()}
+    ids, size = batch.id.cpu().numpy(), env.spec.tasks_of(split)
     small = {k: v[:1000].tolist() for k, v in batch.params.items() if v[0].numel() <= 8}
     return {
         "curve": curve, "diagnoses": diagnoses, "trials": trials, "lanes": lanes,
         "unit": algorithm.stage_unit, "trial": trial, "adapt_lrs": algorithm.test_lrs(stages - 1),
         "is_trial": in_trial, "known": references,
         "optimum": None if optimum is None else float(optimum.mean()), "task_params": small,
+        "tasks": TaskSample(ids, size is not None and len(np.unique(ids)) >= size),
         "family_size": env.spec.num_tasks,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What run folders hold, read without torch: settings, metrics, evaluations, pictures."""
+"""Run folders read without torch, the seeds of one setting together."""
 
 from __future__ import annotations
 
@@ -10,23 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from PIL import Image
 
 from precocial.envs import SAME_TASKS
 from precocial.errors import UserError
+from precocial.report.combine import combined
+from precocial.report.evaluations import Evaluation, Kind, read_evaluation
 from precocial.runs.rows import read_rows
-from precocial.statistics import bootstrap_interval, interquartile_mean
-
-UPDATED = ("multi-task", "oracle", "scratch")
-"""References that adapt by updates alone: through a trial of episodes they stay as they are."""
-REFERENCES = (*UPDATED, "domain-randomization")
-"""Algorithms that others are compared with; they are not expected to gain from adapting."""
-
-Kind = tuple[str, str, bool, str, int]
-Estimate = tuple[float, float, float]
-"""Mean, and both ends of its 95 % interval; these are NaN where the file holds none."""
 
 
 @dataclass(frozen=True)
@@ -60,129 +51,6 @@ class Run:
         """Environment steps and values of a metric, where it was logged and finite."""
         kept = [row for row in self.rows if math.isfinite(row.get(key, math.nan))]
         return [row["env_steps"] for row in kept], [row[key] for row in kept]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One point of an adaptation curve."""
-
-    stage: int
-    score: float
-    """Interquartile mean; the mean where a stage is an episode, whose return may be 0 or 1."""
-    low: float
-    high: float
-    success: float | None
-    """Share of episodes that succeeded."""
-
-
-def below(a: Estimate, b: Estimate) -> bool:
-    """Whether all of one interval is below all of another."""
-    return a[2] < b[1]
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """Returns around a change of the world in the middle of an episode."""
-
-    every: int
-    """Steps that a return is summed over."""
-    start: list[int]
-    """First step of every sum, counted from the change."""
-    returns: list[Estimate]
-
-    def at(self, start: int) -> Estimate | None:
-        """The sum that begins at a step, where it is known."""
-        return self.returns[self.start.index(start)] if start in self.start else None
-
-
-@dataclass(frozen=True)
-class ModelError:
-    """Next-state error of a model, in standard deviations of the state's change over a step."""
-
-    unadapted: Estimate
-    adapted: Estimate
-    seeds: list[tuple[float, float]]
-    """(unadapted, adapted) of every seed."""
-    since: str
-    """What transitions are counted from, ``start`` of the episode or ``switch`` of the world."""
-    transitions: list[int]
-    unadapted_curve: list[float]
-    """Error by transitions seen."""
-    adapted_curve: list[float]
-
-    @property
-    def adapts(self) -> bool:
-        """Whether the model predicts anything else once it has seen the task."""
-        pairs = zip(
-            [self.unadapted[0], *self.unadapted_curve],
-            [self.adapted[0], *self.adapted_curve],
-            strict=True,
-        )
-        known = [pair for pair in pairs if all(map(math.isfinite, pair))]
-        return not all(math.isclose(a, b, rel_tol=1e-6) for a, b in known)
-
-    @property
-    def has_intervals(self) -> bool:
-        """Whether the file says how far chance could move the errors."""
-        return all(map(math.isfinite, (*self.unadapted, *self.adapted)))
-
-    @property
-    def gap(self) -> int:
-        """1 if adapting lowered the error, -1 if it raised it, 0 while the intervals overlap."""
-        return below(self.adapted, self.unadapted) - below(self.unadapted, self.adapted)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """An adaptation curve over one or more seeds."""
-
-    split: str
-    unit: str
-    """What one stage is, ``update`` or ``episode``."""
-    greedy: bool
-    num_tasks: int
-    num_seeds: int
-    eval_seed: int
-    lanes: int
-    checkpoint: str
-    stages: list[Stage]
-    per_task: np.ndarray
-    """(N, stages): returns of at most the first 1 000 tasks, mean over seeds."""
-    seed_means: np.ndarray
-    """(S, stages): mean return over all tasks."""
-    references: dict[str, float]
-    """Return before adapting, or of the whole trial where stages form one."""
-    reference_curves: dict[str, list[float]]
-    """Score by stage, the same statistic as that of ``stages``."""
-    task_params: dict[str, np.ndarray]
-    finite_family: bool
-    """Whether held-out tasks repeat: then train and test tasks are the same."""
-    success_rate: float | None
-    trial: Estimate | None
-    """Mean and 95 % interval of the sum over all stages, where they are one trial."""
-    recovery: Recovery | None
-    """Of the first episode, where the world changes during it."""
-    model_error: ModelError | None
-    """Where the method has a model: on the transitions that it met itself."""
-    reference_errors: dict[str, ModelError]
-    """Of other models on the same transitions."""
-    files: tuple[Path, ...]
-
-    @property
-    def kind(self) -> Kind:
-        """Evaluations compare only within a kind."""
-        episodes = len(self.stages) if self.by_episode else 0
-        return self.split, self.unit, self.greedy, self.checkpoint, episodes
-
-    @property
-    def by_episode(self) -> bool:
-        """Whether a stage is an episode of a trial."""
-        return self.unit == "episode"
-
-    @property
-    def gain(self) -> float:
-        """Score of the last stage less that of the first."""
-        return self.stages[-1].score - self.stages[0].score
 
 
 @dataclass(frozen=True)
@@ -256,6 +124,23 @@ def read_groups(folders: Sequence[Path]) -> list[Group]:
         evaluations, ignored = _evaluations(runs)
         groups.append(Group("", runs, evaluations, ignored, 0, _pictures(runs)))
     return _labelled(groups)
+
+
+def by_environment(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    """Groups by task family, in their order."""
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        found.setdefault(group.env, []).append(group)
+    return found
+
+
+def by_kind(groups: Sequence[Group]) -> dict[Kind, list[tuple[Group, Evaluation]]]:
+    """What can share a figure."""
+    kinds: dict[Kind, list[tuple[Group, Evaluation]]] = {}
+    for group in groups:
+        for e in group.evaluations:
+            kinds.setdefault(e.kind, []).append((group, e))
+    return kinds
 
 
 def settings(config: dict[str, Any]) -> dict[str, Any]:
@@ -350,7 +235,7 @@ def _evaluations(runs: list[Run]) -> tuple[list[Evaluation], list[str]]:
                 found.append(read_evaluation(path))
             except (ValueError, KeyError, TypeError, IndexError, AttributeError):
                 ignored.append(f"{path} is unreadable; evaluate again")
-    candidates = found + _combined([e for e in found if e.num_seeds == 1])
+    candidates = found + combined([e for e in found if e.num_seeds == 1])
     best: dict[Kind, Evaluation] = {}
     for candidate in candidates:
         rank = (candidate.num_seeds, candidate.num_tasks)
@@ -362,243 +247,3 @@ def _evaluations(runs: list[Run]) -> tuple[list[Evaluation], list[str]]:
     ignored += [f"{e.files[0]}: {larger}" for e in found if e.files[0] not in shown]
     order = {"test": 0, "valid": 2, "train": 3}
     return sorted(best.values(), key=lambda e: (order.get(e.split, 1), e.kind)), ignored
-
-
-def read_evaluation(path: Path) -> Evaluation:
-    """Read one ``eval/SPLIT-SEED.json``.
-
-    Raises:
-        ValueError, KeyError, TypeError: the file is not such an object.
-    """
-    document = json.loads(path.read_text(encoding="utf-8"))
-    per_task = np.array(document["per_task_return"], dtype=np.float64)
-    if not document["stages"] or per_task.shape[1:] != (len(document["stages"]),):
-        raise ValueError("per_task_return does not fit the stages")
-    if not np.isfinite(per_task).all():
-        raise ValueError("per_task_return is not finite")
-    unit, num_tasks = str(document["stage_unit"]), int(document["num_tasks"])
-    seed_means = np.array([s["seed_means"] for s in document["stages"]], dtype=np.float64).T
-    score = "return_mean" if unit == "episode" else "return_iqm"
-    stages = []
-    for s in document["stages"]:
-        low, high = s["ci95"]
-        hits = s.get("success_rate")
-        stages.append(Stage(int(s["stage"]), float(s[score]), float(low), float(high), hits))
-    totals = document.get("references") or {}
-    references = {k: float(v) for k, v in totals.items() if v is not None}
-    found = (document.get("reference_curves") or {}).items()
-    curves = {name: [float(s[score]) for s in curve] for name, curve in found}
-    trial = None
-    if unit == "episode" or document.get("trial_return_mean") is not None:
-        mean, *interval = mean_interval(per_task.sum(1), seed_means.sum(1), num_tasks)
-        low, high = document.get("trial_ci95") or interval
-        trial = (float(document.get("trial_return_mean", mean)), float(low), float(high))
-    if unit == "episode":
-        stages = _with_means(stages, per_task, seed_means, num_tasks)
-        if len(stages) == 1 and trial:  # the same number has the same interval everywhere
-            stages = [replace(stages[0], low=trial[1], high=trial[2])]
-        for name in {*curves} & {*UPDATED}:
-            curves[name] = curves[name][:1] * len(stages)
-            references[name] = sum(curves[name])
-    params = document.get("task_params") or {}
-    arrays = {k: np.array(v, dtype=np.float64)[: len(per_task)] for k, v in params.items()}
-    split = str(document["split"])
-    return Evaluation(
-        split=split,
-        unit=unit,
-        greedy=bool(document.get("greedy", False)),
-        num_tasks=num_tasks,
-        num_seeds=int(document.get("runs", 1)),
-        eval_seed=int(document.get("seed", 0)),
-        lanes=int(document.get("lanes", 0)),
-        checkpoint=str(document.get("checkpoint", "last")),
-        stages=stages,
-        per_task=per_task,
-        seed_means=seed_means,
-        references=references,
-        reference_curves=curves,
-        task_params={k: v for k, v in arrays.items() if len(v) == len(per_task)},
-        finite_family=split != "train" and _is_finite(document, arrays),
-        success_rate=document.get("success_rate"),
-        trial=trial,
-        recovery=_recovery(document.get("recovery") or {}),
-        model_error=_model_error(document.get("model_error") or {}),
-        reference_errors={
-            name: error
-            for name, found in (document.get("reference_errors") or {}).items()
-            if (error := _model_error(found))
-        },
-        files=(path,),
-    )
-
-
-def _recovery(found: dict[str, Any]) -> Recovery | None:
-    if not found.get("start"):
-        return None
-    rows = zip(found["start"], found["return"], found["ci95"], strict=True)
-    known = [(int(k), _estimate(mean, ends)) for k, mean, ends in rows if math.isfinite(mean)]
-    return Recovery(int(found["every"]), [k for k, _ in known], [row for _, row in known])
-
-
-def _model_error(found: dict[str, Any]) -> ModelError | None:
-    if not {"unadapted", "adapted"} <= found.keys():
-        return None
-    before, after = (
-        _estimate(found[name], found.get(f"{name}_ci95")) for name in ("unadapted", "adapted")
-    )
-    seeds = zip(
-        found.get("unadapted_seeds", [before[0]]),
-        found.get("adapted_seeds", [after[0]]),
-        strict=True,
-    )
-    curves = found.get("by_transitions") or {}
-    transitions = [int(k) for k in curves.get("transitions", [])]
-    columns = [[float(v) for v in curves.get(name, [])] for name in ("unadapted", "adapted")]
-    if {len(column) for column in columns} != {len(transitions)}:
-        raise ValueError("by_transitions does not fit its transitions")
-    for k, pair in enumerate(zip(*columns, strict=True)):
-        if not any(pair):  # no lane got that far; no model is right to the last bit
-            columns[0][k] = columns[1][k] = math.nan
-    return ModelError(
-        before, after, [(float(a), float(b)) for a, b in seeds],
-        str(curves.get("since", "start")), transitions, *columns,
-    )  # fmt: skip
-
-
-def _estimate(mean: float, ends: Sequence[float] | None) -> Estimate:
-    low, high = ends or (math.nan, math.nan)
-    return float(mean), float(low), float(high)
-
-
-def mean_interval(
-    per_task: np.ndarray, seed_means: np.ndarray, num_tasks: int
-) -> tuple[float, float, float]:
-    """Mean and 95 % interval by the normal approximation, over tasks and over seeds.
-
-    Args:
-        per_task: (N,) scores of some of the tasks, mean over seeds.
-        seed_means: (S,) means over all tasks.
-        num_tasks: Number of all tasks.
-    """
-    mean, variance = float(seed_means.mean()), 0.0
-    if len(per_task) > 1:
-        variance += float(per_task.var(ddof=1)) / num_tasks
-    if len(seed_means) > 1:
-        variance += float(seed_means.var(ddof=1)) / len(seed_means)
-    half = 1.96 * math.sqrt(variance)
-    return mean, mean - half, mean + half
-
-
-def _with_means(
-    stages: list[Stage], per_task: np.ndarray, seed_means: np.ndarray, num_tasks: int
-) -> list[Stage]:
-    """The stages with the mean and its interval instead of the interquartile mean's."""
-    columns = zip(stages, per_task.T, seed_means.T, strict=True)
-    return [
-        Stage(s.stage, *mean_interval(tasks, means, num_tasks), s.success)
-        for s, tasks, means in columns
-    ]
-
-
-def _is_finite(document: dict[str, Any], params: dict[str, np.ndarray]) -> bool:
-    """Whether the family has only so many tasks: as the file says, or because some repeat."""
-    if "family_size" in document or not params:
-        return document.get("family_size") is not None
-    rows = np.concatenate([v.reshape(len(v), -1) for v in params.values()], 1)
-    return len(np.unique(rows, axis=0)) < len(rows)
-
-
-def _combined(singles: list[Evaluation]) -> list[Evaluation]:
-    """Evaluations of single seeds on the same tasks, put together."""
-    alike: dict[tuple[Any, ...], list[Evaluation]] = {}
-    for e in singles:
-        alike.setdefault((e.kind, e.eval_seed, e.lanes, e.num_tasks, e.per_task.shape), []).append(
-            e
-        )
-    combined = []
-    for parts in alike.values():
-        if len(parts) < 2:
-            continue
-        scores = np.stack([e.per_task for e in parts])  # (S, N, stages)
-        per_task, seed_means = scores.mean(0), np.concatenate([e.seed_means for e in parts])
-        num_tasks = parts[0].num_tasks
-        stages = [
-            replace(s, success=_mean([e.stages[k].success for e in parts]))
-            for k, s in enumerate(parts[0].stages)
-        ]
-        if parts[0].by_episode:
-            stages = _with_means(stages, per_task, seed_means, num_tasks)
-        else:
-            stages = [
-                Stage(s.stage, interquartile_mean(x), *bootstrap_interval(x), s.success)
-                for s, x in zip(stages, np.moveaxis(scores, -1, 0), strict=True)
-            ]
-        totals = mean_interval(per_task.sum(1), seed_means.sum(1), num_tasks)
-        combined.append(
-            replace(
-                parts[0],
-                num_seeds=len(parts),
-                stages=stages,
-                per_task=per_task,
-                seed_means=seed_means,
-                success_rate=_mean([e.success_rate for e in parts]),
-                trial=totals if all(e.trial for e in parts) else None,
-                recovery=_pooled_recovery([e.recovery for e in parts if e.recovery]),
-                model_error=_pooled_error([e.model_error for e in parts if e.model_error]),
-                reference_errors={
-                    name: error
-                    for name in parts[0].reference_errors
-                    if all(name in e.reference_errors for e in parts)
-                    and (error := _pooled_error([e.reference_errors[name] for e in parts]))
-                },
-                references={k: v for e in parts[::-1] for k, v in e.references.items()},
-                reference_curves={k: v for e in parts[::-1] for k, v in e.reference_curves.items()},
-                files=tuple(path for e in parts for path in e.files),
-            )
-        )
-    return combined
-
-
-def _pooled_recovery(parts: list[Recovery]) -> Recovery | None:
-    """What all seeds know, over seeds."""
-    if not parts:
-        return None
-    start = [k for k in parts[0].start if all(k in part.start for part in parts)]
-    rows = [[row for part in parts if (row := part.at(k))] for k in start]
-    return Recovery(parts[0].every, start, [_pooled(row) for row in rows])
-
-
-def _pooled_error(parts: list[ModelError]) -> ModelError | None:
-    """The same of model errors; curves where all have one of the same length."""
-    if not parts:
-        return None
-    alike = all(part.transitions == parts[0].transitions for part in parts)
-    curves = [[p.unadapted_curve for p in parts], [p.adapted_curve for p in parts]]
-    before, after = (np.mean(c, 0).tolist() if alike else [] for c in curves)
-    return replace(
-        parts[0],
-        unadapted=_pooled([p.unadapted for p in parts]),
-        adapted=_pooled([p.adapted for p in parts]),
-        seeds=[pair for p in parts for pair in p.seeds],
-        transitions=parts[0].transitions if alike else [],
-        unadapted_curve=before,
-        adapted_curve=after,
-    )
-
-
-def _pooled(parts: list[Estimate]) -> Estimate:
-    """Mean of single seeds' means, with an interval over seeds and tasks.
-
-    The seeds saw the same tasks, so the chance in drawing these does not average out over seeds.
-    """
-    means = np.array([mean for mean, *_ in parts])
-    halves = np.array([(high - low) / 2 for _, low, high in parts])
-    between = 1.96**2 * float(means.var(ddof=1)) / len(means) if len(means) > 1 else 0.0
-    half = math.sqrt(float(np.square(halves).mean()) + between)
-    mean = float(means.mean())
-    return mean, mean - half, mean + half
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return sum(known) / len(known) if len(known) == len(values) else None

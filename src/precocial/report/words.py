@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 MISSING = "–"  # noqa: RUF001  an en dash, as tables use it
 
@@ -67,3 +68,8 @@ def few_of(num: int, most: int) -> list[int]:
 def percent(share: float) -> str:
     """``97 %``, or ``97.3 %`` close to all."""
     return f"{100 * share:.{1 if 0.9 <= share < 1.1 else 0}f} %"
+
+
+def plain(value: Any) -> str:
+    """A setting's value."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from precocial.statistics import bootstrap_interval
+from precocial.statistics import TaskSample, as_json, bootstrap_interval
 
 
 class ModelErrors(NamedTuple):
@@ -33,28 +33,35 @@ class ModelErrors(NamedTuple):
         return "reference_errors"
 
     @staticmethod
-    def summarise(errors: list[ModelErrors]) -> dict[str, Any]:
+    def summarise(errors: list[list[ModelErrors]], tasks: TaskSample) -> dict[str, Any]:
         """Next-state error before and after adapting, and what adapting takes off it.
 
-        Means over the tasks on which every seed has an error, with bootstrap intervals over seeds
-        and tasks; None where there is nothing to count.
+        Means over the tasks on which every error is known, with bootstrap intervals over models,
+        rollouts and tasks; None where there is nothing to count or nothing can be said.
+
+        Args:
+            errors: Of each model a list, on one rollout after the other, the same for all models;
+                or of each on its own one alone.
+            tasks: Of the evaluation; the errors are those of the first of them.
         """
-        table = np.stack([(e.unadapted, e.adapted, e.unadapted - e.adapted) for e in errors], 1)
-        table = table[..., np.isfinite(table).all((0, 1))]  # (3, S, N)
+        every = [error for of_model in errors for error in of_model]
+        table = np.stack([(e.unadapted, e.adapted, e.unadapted - e.adapted) for e in every], 1)
+        known = np.isfinite(table).all((0, 1))
+        counted = tasks.select(slice(len(known))).select(known)
+        table = table[..., known].reshape(3, len(errors), len(errors[0]), -1)
         out: dict[str, Any] = {}
         for name, values in zip(("unadapted", "adapted", "drop"), table, strict=True):
             some = bool(values.size)
             out[name] = float(values.mean()) if some else None
-            out[f"{name}_ci95"] = (
-                list(bootstrap_interval(values, 1000, trim=False)) if some else None
-            )
-            out[f"{name}_seeds"] = [float(x) for x in values.mean(1)] if some else []
-        curves = np.stack([e.by_transitions for e in errors])  # (S, 2, A)
+            interval = bootstrap_interval(values, counted, trim=False) if some else None
+            out[f"{name}_ci95"] = as_json(interval)
+            out[f"{name}_seeds"] = [float(x) for x in values.mean(-1).ravel()] if some else []
+        curves = np.stack([e.by_transitions for e in every])  # (models * rollouts, 2, A)
         known = np.isfinite(curves).all((0, 1))
         unadapted, adapted = curves[..., known].mean(0)
         return out | {
             "by_transitions": {
-                "since": errors[0].since,
+                "since": every[0].since,
                 "transitions": [int(age) for age in np.flatnonzero(known)],
                 "unadapted": [float(x) for x in unadapted],
                 "adapted": [float(x) for x in adapted],

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from precocial.envs.mujoco.base import Array, Physics, noisy_start
 from precocial.envs.mujoco.breaking import BreakingConfig, BreakingRunner, draw_broken
+from precocial.envs.mujoco.state import Array, Physics, noisy_start
 from precocial.types import Split
 
 LEGS = ("front left", "back left", "back right", "front right")
@@ -45,6 +45,7 @@ class AntCrippled(BreakingRunner):
     """
 
     name = "ant-crippled"
+    split_sizes = tuple((split, len(sets)) for split, sets in CRIPPLED.items())
     model_file = "ant.xml"
     frame_skip = 5
     obs_dim = 28

@@ -13,8 +13,8 @@ from jaxtyping import Float, Float64, Int, UInt8
 from torch import Tensor
 
 from precocial.envs.base import split_uniform, uniform
-from precocial.envs.mujoco.base import Array, Physics, gymnasium_asset
 from precocial.envs.mujoco.breaking import BreakingConfig, BreakingTaskEnv
+from precocial.envs.mujoco.state import Array, Physics, gymnasium_asset
 from precocial.envs.picture import Picture
 from precocial.types import Split
 

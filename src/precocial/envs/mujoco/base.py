@@ -6,39 +6,25 @@ and velocities. Physics and rewards are float64; what leaves is in torch's defau
 
 from __future__ import annotations
 
-import functools
-import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import as_file, files
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import mujoco
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int, Shaped, UInt8
-from mujoco.rollout import Rollout
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from precocial.envs.base import EnvConfig
+from precocial.envs.mujoco.pictures import Camera
+from precocial.envs.mujoco.simulators import (
+    ExactSimulator,
+    FastSimulator,
+    Simulator,
+    available_cores,
+)
+from precocial.envs.mujoco.state import FULL, Array, Physics, State, gymnasium_asset, quiet
 from precocial.types import EnvSpec, RewardFn, Split, Step, Tasks, TerminalFn, UserError
-
-FULL = mujoco.mjtState.mjSTATE_FULLPHYSICS.value
-"""What MuJoCo needs to go on from, in this order: time, qpos, qvel, and the robot's own extras."""
-
-Array = np.ndarray
-State = Float64[Array, "b s"]
-"""The full physics of B = N*E lanes, task by task."""
-
-
-class Physics(NamedTuple):
-    """Where every lane's robot is, in metres, radians and seconds."""
-
-    qpos: Float64[Array, "n e q"]
-    qvel: Float64[Array, "n e v"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +74,8 @@ class MujocoTaskEnv:
     """Simulation steps per environment step."""
     obs_dim: int
     num_tasks: int | None = None
+    split_sizes: tuple[tuple[Split, int], ...] = ()
+    """Number of tasks of each split that has few of its own; these have an ``id``."""
     reward_fn: RewardFn | None = None
     """The reward of what leaves the environment, instead of ``reward``; a static method."""
     terminal_fn: TerminalFn | None = None
@@ -118,6 +106,7 @@ class MujocoTaskEnv:
             tuple(high.tolist()), cfg.horizon, self.num_tasks, self.task_features(some).shape[-1],
             threaded=True, reward_fn=self.reward_fn, terminal_fn=self.terminal_fn,
             command_dim=self.command_dim, action_scale=cfg.action_scale,
+            split_sizes=self.split_sizes,
         )  # fmt: skip
 
     # ---- what a family writes -------------------------------------------------------------
@@ -344,309 +333,3 @@ class MujocoTaskEnv:
 
     def _flags(self, values: Bool[Array, "n e"]) -> Bool[Tensor, "n e"]:
         return torch.tensor(values, device=self.rng.device)
-
-
-# ---- simulators -------------------------------------------------------------------------------
-
-
-class Simulator(Protocol):
-    """Steps B simulations on a pool of threads."""
-
-    def place(self, models: list[Any], state: State, lanes: Int[Array, " k"]) -> None:
-        """The state of ``lanes`` was replaced from outside."""
-        ...
-
-    def advance(
-        self,
-        models: list[Any],
-        state: State,
-        control: Float64[Array, "b f u"],
-        frames: Float64[Array, "b f s"],
-    ) -> None:
-        """Go on from ``state``; write the state after each of F steps, or at least the last."""
-        ...
-
-    def close(self) -> None: ...
-
-
-class FastSimulator:
-    """``mujoco.rollout``: one C call steps all lanes. Drops the solver's warm start in between."""
-
-    def __init__(self, model: Any, num: int, threads: int) -> None:
-        # With no pool at all, rollout works on the calling thread.
-        self.pool = Rollout(nthread=threads if threads > 1 else 0)
-        self.workspaces = [mujoco.MjData(model) for _ in range(threads)]
-        # Lanes per piece of work. With MuJoCo's own choice, a tenth of a thread's share, the first
-        # thread to finish waits longer for the last: 3 % of the speed with two.
-        self.chunk = max(1, num // (25 * threads))
-
-    def place(self, models: list[Any], state: State, lanes: Int[Array, " k"]) -> None:
-        """Nothing to do: every call brings its state along."""
-
-    def advance(
-        self,
-        models: list[Any],
-        state: State,
-        control: Float64[Array, "b f u"],
-        frames: Float64[Array, "b f s"],
-    ) -> None:
-        """See ``Simulator``."""
-        # skip_checks: else it copies all inputs and inspects every model, on every call.
-        self.pool.rollout(
-            models, self.workspaces, state, control,
-            nstep=frames.shape[1], state=frames, skip_checks=True, chunk_size=self.chunk,
-        )  # fmt: skip
-
-    def close(self) -> None:
-        """Join the threads."""
-        self.pool.close()
-        self.workspaces.clear()
-
-
-class ExactSimulator:
-    """One ``MjData`` per lane keeps the solver's warm start, as Gymnasium's environments do."""
-
-    def __init__(self, model: Any, num: int, threads: int) -> None:
-        self.pool = ThreadPoolExecutor(threads)
-        self.data = [mujoco.MjData(model) for _ in range(num)]
-        self.shares = [range(i, num, threads) for i in range(threads)]
-
-    def place(self, models: list[Any], state: State, lanes: Int[Array, " k"]) -> None:
-        """See ``Simulator``."""
-        for i in lanes:
-            mujoco.mj_resetData(models[i], self.data[i])
-            mujoco.mj_setState(models[i], self.data[i], state[i], FULL)
-            mujoco.mj_forward(models[i], self.data[i])
-
-    def advance(
-        self,
-        models: list[Any],
-        state: State,
-        control: Float64[Array, "b f u"],
-        frames: Float64[Array, "b f s"],
-    ) -> None:
-        """See ``Simulator``."""
-
-        def work(lanes: range) -> None:
-            for i in lanes:
-                data, last = self.data[i], frames[i, -1]
-                data.ctrl[:] = control[i, 0]
-                mujoco.mj_step(models[i], data, nstep=frames.shape[1])
-                mujoco.mj_getState(models[i], data, last, FULL)
-                if data.warning.number.any():  # rollout stops here; mj_step carries on regardless
-                    last[:] = np.nan
-
-        list(self.pool.map(work, self.shares))
-
-    def close(self) -> None:
-        """Join the threads."""
-        self.pool.shutdown()
-        self.data.clear()
-
-
-def gymnasium_asset(name: str) -> str:
-    """Path of an MJCF file among Gymnasium's assets."""
-    with as_file(files("gymnasium") / "envs/mujoco/assets" / name) as path:
-        return str(path)
-
-
-def noisy_start(
-    qpos: Float64[Array, " q"], nv: int, num: int, rng: torch.Generator
-) -> tuple[Float64[Array, "b q"], Float64[Array, "b v"]]:
-    """Gymnasium's start of a runner: ``qpos`` +- 0.1 uniform, velocities normal with std 0.1."""
-    dtype, device = torch.float64, rng.device
-    shift = torch.rand(num, len(qpos), generator=rng, dtype=dtype, device=device)
-    speed = torch.randn(num, nv, generator=rng, dtype=dtype, device=device)
-    return qpos + 0.2 * shift.cpu().numpy() - 0.1, 0.1 * speed.cpu().numpy()
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep MuJoCo from printing warnings and from writing MUJOCO_LOG.TXT where the user stands."""
-    previous = mujoco.get_mju_user_warning()
-    mujoco.set_mju_user_warning(lambda message: None)
-    try:
-        yield
-    finally:
-        mujoco.set_mju_user_warning(previous)
-
-
-def available_cores() -> int:
-    """Cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-# ---- pictures ---------------------------------------------------------------------------------
-
-WIDTH, HEIGHT = 480, 320  # multiples of 16, as video encoders want them
-FINE = 3  # drawn this much larger, then reduced: smooth edges
-METRE = 150 * FINE  # fine pixels per metre
-GROUND = 250 * FINE  # fine pixels from the top
-SKY, HAZE = (166, 202, 230), (242, 246, 249)
-SOIL, DARK_SOIL, SHADE, LINE = (214, 207, 192), (200, 192, 175), (172, 163, 145), (120, 112, 98)
-INK = (44, 52, 64)
-LINE_WIDTH = 2 * FINE
-LIMBS = ((58, 76, 102), (226, 125, 62), (38, 150, 136), (200, 70, 92), (120, 94, 170))
-
-
-class Camera:
-    """Pictures of one model, its camera following the robot."""
-
-    def __init__(self, model: Any) -> None:
-        self.model, self.data = model, mujoco.MjData(model)
-        self.gl = open_gl(model)
-
-    def picture(self, state: Float64[Array, " s"], caption: str) -> UInt8[Array, "h w 3"]:
-        """One state, HEIGHT x WIDTH pixels."""
-        with quiet():
-            mujoco.mj_setState(self.model, self.data, state, FULL)
-            mujoco.mj_forward(self.model, self.data)
-        if self.gl is None:
-            image = side_view(self.model, self.data)
-        else:
-            self.gl.update_scene(self.data, camera=0 if self.model.ncam else -1)
-            image = Image.fromarray(self.gl.render())
-        ImageDraw.Draw(image).text(
-            (12, 10), caption, INK, ImageFont.load_default(16), stroke_width=2, stroke_fill=HAZE
-        )
-        return np.array(image)
-
-    def close(self) -> None:
-        """Give the OpenGL context back."""
-        if self.gl is not None:
-            self.gl.close()
-
-
-def open_gl(model: Any) -> Any:
-    """A ``mujoco.Renderer``, or None where nobody has said that OpenGL works.
-
-    Asking is not safe: a missing driver can abort the process instead of raising.
-    """
-    if not (os.environ.get("MUJOCO_GL") or os.environ.get("DISPLAY")):
-        return None
-    try:
-        return mujoco.Renderer(model, HEIGHT, WIDTH)
-    except Exception:  # each backend has an error of its own
-        return None
-
-
-def side_view(model: Any, data: Any) -> Image.Image:
-    """The robot's spheres and capsules on the x-z plane, above the ground that it can touch."""
-    level = ground_level(model, data)
-    image = backdrop(GROUND if level is None else HEIGHT * FINE).copy()
-    draw = ImageDraw.Draw(image)
-    centre = data.subtree_com[1, 0]
-
-    def pixel(point: Float64[Array, "3"]) -> tuple[float, float]:
-        height = point[2] - (level or 0.0)
-        return (point[0] - centre) * METRE + WIDTH * FINE / 2, GROUND - height * METRE
-
-    if level is None:
-        draw_ground(draw, centre)
-        middle, reach = WIDTH * FINE / 2, METRE / 2
-        draw.ellipse((middle - reach, GROUND + 3 * FINE, middle + reach, GROUND + 13 * FINE), SHADE)
-    else:
-        for geom in touched(model):
-            top = [pixel(point) for point in surface(model, data, geom)]
-            below = float(HEIGHT * FINE)
-            outline = [(top[0][0], below), *top, (top[-1][0], below)]
-            draw.polygon(outline, SOIL)
-            draw.line(outline, LINE, LINE_WIDTH)
-        draw_metres(draw, centre)
-    # What is far is drawn first; the camera stands at negative y.
-    for geom in np.argsort(-data.geom_xpos[:, 1].round(3), kind="stable"):
-        kind, size = model.geom_type[geom], model.geom_size[geom]
-        if kind == mujoco.mjtGeom.mjGEOM_CAPSULE:
-            half = data.geom_xmat[geom].reshape(3, 3)[:, 2] * size[1]
-        elif kind == mujoco.mjtGeom.mjGEOM_SPHERE:
-            half = np.zeros(3)
-        else:
-            continue
-        ends = [pixel(data.geom_xpos[geom] - half), pixel(data.geom_xpos[geom] + half)]
-        colour = LIMBS[limb(model, int(model.geom_bodyid[geom])) % len(LIMBS)]
-        draw_capsule(draw, ends, size[0] * METRE, colour)
-    return image.reduce(FINE)
-
-
-def draw_capsule(
-    draw: ImageDraw.ImageDraw, ends: list[tuple[float, float]], radius: float,
-    colour: tuple[int, ...],
-) -> None:  # fmt: skip
-    """A limb with a dark rim; ends and radius in fine pixels."""
-    dark = tuple(c * 2 // 3 for c in colour)
-    for r, fill in ((radius + FINE, dark), (radius - FINE, colour)):
-        draw.line(ends, fill, round(2 * r))
-        for x, y in ends:
-            draw.ellipse((x - r, y - r, x + r, y + r), fill)
-
-
-def touched(model: Any) -> list[int]:
-    """The geoms that a robot can stand on."""
-    return [int(geom) for geom in np.flatnonzero(model.geom_conaffinity)]
-
-
-def surface(model: Any, data: Any, geom: int) -> Float64[Array, "k 3"]:
-    """The upper edge of a box or a height field at y = 0, from left to right, in metres."""
-    size, field = model.geom_size[geom], model.geom_dataid[geom]
-    x, z = np.array([-size[0], size[0]]), np.full(2, size[2])
-    if field >= 0:
-        size, columns = model.hfield_size[field], model.hfield_ncol[field]
-        row = model.hfield_data[model.hfield_adr[field] :][:columns]
-        x, z = np.linspace(-size[0], size[0], columns), size[2] * row.astype(np.float64)
-    return data.geom_xpos[geom] + np.stack([x, 0 * x, z], 1)
-
-
-def ground_level(model: Any, data: Any) -> float | None:
-    """Height in metres of the boxes and fields below the robot; None where it stands on a plane."""
-    ground = touched(model)
-    if any(model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_PLANE for geom in ground):
-        return None
-    fixed = [geom for geom in ground if not model.body_dofnum[model.geom_bodyid[geom]]]
-    edges = [surface(model, data, geom) for geom in fixed]
-    centre = data.subtree_com[1, 0]
-    heights = [np.interp(centre, e[:, 0], e[:, 2]) for e in edges if e[0, 0] <= centre <= e[-1, 0]]
-    return float(max(heights, default=0.0))
-
-
-def draw_ground(draw: ImageDraw.ImageDraw, centre: float) -> None:
-    """Tiles of half a metre, the ground line, and the metres run so far."""
-    reach = WIDTH * FINE / 2 / METRE
-    for tile in range(int(np.floor(2 * (centre - reach))), int(np.ceil(2 * (centre + reach)))):
-        x = (tile / 2 - centre) * METRE + WIDTH * FINE / 2
-        if tile % 2:
-            draw.rectangle((x, GROUND, x + METRE / 2, GROUND + 16 * FINE), DARK_SOIL)
-        else:
-            draw.line((x, GROUND, x, GROUND + 24 * FINE), LINE, LINE_WIDTH)
-    draw_metres(draw, centre)
-    draw.line((0, GROUND, WIDTH * FINE, GROUND), LINE, LINE_WIDTH)
-
-
-def draw_metres(draw: ImageDraw.ImageDraw, centre: float) -> None:
-    """The metres run so far, below the ground."""
-    reach, font = WIDTH * FINE / 2 / METRE, ImageFont.load_default(13 * FINE)
-    for metre in range(int(np.floor(centre - reach)), int(np.ceil(centre + reach)) + 1):
-        x = (metre - centre) * METRE + WIDTH * FINE / 2
-        text = f"{metre} m" if metre else "start"
-        draw.text((x, GROUND + 28 * FINE), text, INK, font, anchor="mt")
-
-
-@functools.cache
-def backdrop(ground: int) -> Image.Image:
-    """A hazy sky, and from the fine pixel row ``ground`` down bare soil."""
-    column = np.linspace(SKY, HAZE, ground).astype(np.uint8)
-    soil = np.tile(np.array(SOIL, np.uint8), (HEIGHT * FINE - ground, 1))
-    column = np.concatenate([column, soil])
-    return Image.fromarray(np.ascontiguousarray(column[:, None].repeat(WIDTH * FINE, 1)))
-
-
-def limb(model: Any, body: int) -> int:
-    """0 for the trunk, 1 and up for the limbs that hang on it; gives parts their colour."""
-    trunk = model.body_rootid[body]
-    while body != trunk and model.body_parentid[body] != trunk:
-        body = int(model.body_parentid[body])
-    if body == trunk:
-        return 0
-    siblings = np.flatnonzero(model.body_parentid == trunk)
-    return 1 + int(np.searchsorted(siblings, body))

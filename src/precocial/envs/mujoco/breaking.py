@@ -17,14 +17,8 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from precocial.envs.mujoco.base import (
-    Array,
-    MujocoConfig,
-    MujocoTaskEnv,
-    Physics,
-    gymnasium_asset,
-    noisy_start,
-)
+from precocial.envs.mujoco.base import MujocoConfig, MujocoTaskEnv
+from precocial.envs.mujoco.state import Array, Physics, gymnasium_asset, noisy_start
 from precocial.envs.switching import SwitchAt, check_switch_at, draw_switch_steps
 from precocial.types import Step, Tasks
 

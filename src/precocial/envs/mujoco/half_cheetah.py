@@ -10,7 +10,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from precocial.envs.base import split_uniform, uniform
-from precocial.envs.mujoco.base import Array, MujocoConfig, MujocoTaskEnv, Physics, noisy_start
+from precocial.envs.mujoco.base import MujocoConfig, MujocoTaskEnv
+from precocial.envs.mujoco.state import Array, Physics, noisy_start
 from precocial.types import Split, UserError
 
 

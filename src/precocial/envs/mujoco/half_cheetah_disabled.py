@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from precocial.envs.mujoco.base import Array
 from precocial.envs.mujoco.breaking import BreakingCheetah, BreakingConfig, draw_broken
+from precocial.envs.mujoco.state import Array
 from precocial.types import Split
 
 JOINTS = ("back thigh", "back shin", "back foot", "front thigh", "front shin", "front foot")
@@ -42,6 +42,7 @@ class HalfCheetahDisabled(BreakingCheetah):
     """
 
     name = "half-cheetah-disabled"
+    split_sizes = tuple((split, len(sets)) for split, sets in DEAD.items())
 
     def __init__(self, cfg: HalfCheetahDisabledConfig | None = None) -> None:
         super().__init__(cfg or HalfCheetahDisabledConfig())

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from precocial.envs.base import split_uniform, uniform
-from precocial.envs.mujoco.base import Array
 from precocial.envs.mujoco.breaking import BreakingConfig, OtherGround
+from precocial.envs.mujoco.state import Array
 from precocial.types import Split, Tasks
 
 EDGES = (-1000, -2, 2, 6, 10, 14, 18, 22, 1000)

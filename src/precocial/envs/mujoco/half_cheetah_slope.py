@@ -12,8 +12,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from precocial.envs.base import split_uniform, uniform
-from precocial.envs.mujoco.base import Array
 from precocial.envs.mujoco.breaking import BreakingConfig, OtherGround
+from precocial.envs.mujoco.state import Array
 from precocial.types import Split
 
 COLUMNS, REACH = 500, 50.0
@@ -58,6 +58,7 @@ class HalfCheetahSlope(OtherGround):
     """
 
     name = "half-cheetah-slope"
+    split_sizes = tuple((split, len(slopes)) for split, slopes in NAMED.items())
 
     def __init__(self, cfg: HalfCheetahSlopeConfig | None = None) -> None:
         super().__init__(cfg or HalfCheetahSlopeConfig())
