@@ -885,6 +885,7 @@ def test_a_worker_that_hangs_or_dies_is_reported(cls, reason):
     with pytest.raises(EnvError, match=reason + ".*" + where):
         env.step(0 * ones(env))
     assert time.monotonic() - before < 20
+    env.close()
     for pid in processes:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
