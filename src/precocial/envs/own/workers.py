@@ -35,6 +35,7 @@ from jaxtyping import Bool, Float32, Shaped, UInt8
 
 from precocial import signals
 from precocial.envs.own.guard import Streams, guard
+from precocial.envs.picture import as_pixels
 from precocial.errors import UserError
 
 Factory = Callable[..., gymnasium.Env]
@@ -357,9 +358,7 @@ class Copies:
             )
         with self.streams:
             picture = self._call(lane, env.render)
-        if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[2] != 3:
-            raise UserError(f"{name}.render() did not return an (h, w, 3) array of uint8")
-        return picture.astype(np.uint8)
+        return as_pixels(picture, f"{name}.render()")
 
     def close(self) -> None:
         """Close every copy."""
