@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, handled as Ctrl-C is."""
 
 
-def stop_by(number: int, error: type[BaseException]) -> object:
+def stop_by(number: int, error: type[BaseException]) -> Any:
     """Raise ``error`` once when the signal comes; returns the handler that was there before.
 
     Later ones find the process stopping already. A child that is forked from here is ended by the
@@ -29,3 +33,21 @@ def stop_by(number: int, error: type[BaseException]) -> object:
             raise error
 
     return signal.signal(number, handle)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait for the end of what must not be cut in two."""
+    if threading.current_thread() is not threading.main_thread():  # they come to that one alone
+        yield
+        return
+    came: list[int] = []
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [signal.signal(number, lambda number, _: came.append(number)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)

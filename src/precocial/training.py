@@ -31,6 +31,7 @@ from precocial.runs.plan import Plan, plan, with_overrides
 from precocial.runs.progress import Progress
 from precocial.runs.tracker import Tracker
 from precocial.seeding import derive, generator
+from precocial.signals import held
 from precocial.types import Metrics, Remembering, UserError
 
 
@@ -209,6 +210,7 @@ class Loop:
         metrics["time/valid_s"] = time.perf_counter() - started
         return metrics
 
+    @held()
     def save(self, name: str) -> None:
         """Write ``checkpoint/NAME.safetensors``; only ``last``, which goes on, stands on data."""
         state: dict[str, Any] = {

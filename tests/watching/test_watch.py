@@ -151,9 +151,21 @@ def test_panels_hold_their_last_frame():
 
 
 def test_titles_wrap_rather_than_overlap():
-    one, *_ = side_by_side([clip(1)], ["after"])
-    two, *_ = side_by_side([clip(1)], ["after 1 update: return"])
+    one, *_ = side_by_side([clip(1, 96)], ["after"])
+    two, *_ = side_by_side([clip(1, 96)], ["after 1 update: return"])
     assert two.shape[1] == one.shape[1] and two.shape[0] > one.shape[0]
+
+
+def test_small_frames_are_enlarged_below_titles_that_fit():
+    frame = np.zeros((4, 3, 3), np.uint8)
+    frame[0, 0] = rgb("blue")
+    shown, *_ = side_by_side([[frame], [frame]], ["adapting:", "updates:"])
+    rows, columns = (np.unique(x) for x in np.nonzero((shown == rgb("blue")).all(-1)))
+    assert len(rows) == 16  # 4 x 16 = 64
+    assert len(columns) == 32
+    # The titles are 87 and 80 wide; a panel is as wide, and its frame, 48, in its middle.
+    assert shown.shape[1] == 14 + 87 + 14 + 80 + 14 + 1
+    assert columns[0] == 14 + (87 - 48) // 2 and columns[16] == 14 + 87 + 14 + (80 - 48) // 2
 
 
 def test_frames_of_different_sizes_fit():

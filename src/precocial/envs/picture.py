@@ -46,8 +46,8 @@ def as_pixels(image: Any, name: str) -> UInt8[np.ndarray, "h w 3"]:
     pixels = np.asarray(image)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
-    kind = pixels.dtype.kind
-    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or not pixels.size or kind not in "buif":
+    kind, shape = pixels.dtype.kind, pixels.shape
+    if len(shape) != 3 or shape[2] not in (1, 3, 4) or 0 in shape or kind not in "buif":
         raise UserError(
             f"{name} gave {'an array' if isinstance(image, np.ndarray) else type(image).__name__} "
             f"of shape {np.shape(image)} and dtype {pixels.dtype}; expected a picture, (h, w), "
@@ -61,10 +61,10 @@ def as_pixels(image: Any, name: str) -> UInt8[np.ndarray, "h w 3"]:
             f"{name} gave colours from {low:g} to {high:g}; expected 0 to 255, or 0 to 1 as floats"
         )
     values = (255 / full * values).clip(0, 255)
-    if pixels.shape[2] == 4:
+    if shape[2] == 4:
         opacity = values[..., 3:] / 255
         values = opacity * values[..., :3] + 255 * (1 - opacity)
-    return np.broadcast_to(values.round(), (*values.shape[:2], 3)).astype(np.uint8)
+    return np.broadcast_to(values.round(), (*shape[:2], 3)).astype(np.uint8)
 
 
 class Picture:

@@ -79,18 +79,23 @@ class Slow(Counted):
         time.sleep(0.005)
         return super().step(action)
 
+def answer(pipe):
+    try:
+        while True:
+            pipe.send(2 * pipe.recv())
+    except EOFError:
+        time.sleep(600)
+
 class Parent(Counted):
     """Has a process of its own, which nobody ends."""
     def __init__(self, render_mode=None):
         super().__init__(render_mode)
-        self.pipe, theirs = multiprocessing.get_context("fork").Pipe()
-        child = multiprocessing.get_context("fork").Process(target=self.answer, args=(theirs,))
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        child = context.Process(target=answer, args=(theirs,))
         child.start()
-        note("child", self)
+        theirs.close()
         self.child = child.pid
-    def answer(self, pipe):
-        while True:
-            pipe.send(2 * pipe.recv())
     def step(self, action):
         self.pipe.send(float(action[0]))
         return np.array([self.pipe.recv()], np.float32), float(self.child), False, False, {}
@@ -101,7 +106,7 @@ class Dies(Parent):
         if action[0] > 0.5: os._exit(3)
         return result
 '''
-NOISY = '''
+NOISY = """
 import atexit, os
 from counted import Counted
 
@@ -113,7 +118,7 @@ class Noisy(Counted):
         print("reset")
         os.system("echo a process")
         return super().reset(**kwargs)
-'''
+"""
 SMALL = ["--num-tasks", "2", "--episodes-per-task", "2", "--hidden", "8", "--eval-tasks", "2"]
 
 

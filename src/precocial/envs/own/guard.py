@@ -80,7 +80,8 @@ class Guard:
     """``with guard:`` around the user's code; may be entered again inside."""
 
     def __init__(self) -> None:
-        self.settings, self.has_torch = _ALWAYS, False
+        self.settings: tuple[Setting, ...] = _ALWAYS
+        self.has_torch = False
         self.theirs: dict[Setting, Any] = {}
         """What the user's code has set. It holds for all of it, as in a process of its own."""
         self.entered: list[tuple[tuple[Setting, ...], list[Any], list[Any]]] = []
