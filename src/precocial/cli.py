@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TextIO
 
 import tyro
+from rich.console import Console
 from rich.table import Table
 
+from precocial import signals
 from precocial.checks import at_least
 from precocial.errors import UserError
 from precocial.flags import flat, parse
@@ -29,10 +34,15 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 1 problems found, 2 wrong input, 130 Ctrl-C."""
+    """Run a command and return its exit code.
+
+    0, 1 problems found, 2 wrong input, 130 Ctrl-C, 143 SIGTERM. Without ``argv`` this process is
+    the program, whose standard output is closed to everyone else for good.
+    """
     args = sys.argv[1:] if argv is None else argv
     try:
-        return dispatch(args)
+        with results_alone(args, whole_process=argv is None), stopped_by_sigterm():
+            return dispatch(args)
     except UserError as error:
         print(f"precocial: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -42,21 +52,74 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         print(f"precocial: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
         return 2
+    except signals.Terminated:
+        print("precocial: stopped by SIGTERM", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         print("precocial: stopped by Ctrl-C", file=sys.stderr)
         return 130
 
 
+_results: TextIO | None = None
+"""Where results go while a command runs; None is standard output."""
+
+
+def say(text: object) -> None:
+    """Write a result."""
+    print(text, file=_results)
+
+
+@contextmanager
+def results_alone(args: list[str], *, whole_process: bool) -> Iterator[None]:
+    """Write results to standard output, and what anyone else prints to standard error.
+
+    Environments print, and so do processes that they start, even when all else has ended. With
+    ``whole_process`` that holds for the file descriptor, too, and for the rest of the process.
+    """
+    global _results
+    if {"-h", "--help"} & set(args) or not sys.stdout:  # the help is the result
+        yield
+        return
+    shown = sys.stdout
+    if whole_process:
+        shown.flush()
+        _results = open(os.dup(1), "w", 1, shown.encoding, shown.errors)  # noqa: SIM115
+        os.dup2(2, 1)
+    else:
+        _results = shown
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if whole_process:
+            with suppress(BrokenPipeError):
+                _results.close()
+        _results = None
+
+
+@contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """Raise ``Terminated`` when asked to stop, so that what is open is saved and closed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signals.stop_by(signal.SIGTERM, signals.Terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def dispatch(args: list[str]) -> int:
     """Find the command and hand over."""
     if not args or args[0] in ("-h", "--help"):
-        print("usage: precocial COMMAND ...      precocial COMMAND --help for its flags\n")
-        print("\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items()))
+        say("usage: precocial COMMAND ...      precocial COMMAND --help for its flags\n")
+        say("\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items()))
         return 0
     if args[0] == "--version":
         import precocial
 
-        print(precocial.__version__)
+        say(precocial.__version__)
         return 0
     handlers = {
         "train": train, "eval": evaluate, "report": report, "watch": watch, "list": list_all,
@@ -146,7 +209,7 @@ def train(args: list[str]) -> int:
         create_folder(one, folder, overwrite=where["overwrite"])
     for _, folder in folders:
         _finish(run, folder)
-    print(folders[0][1].parent if where["seeds"] > 1 else folders[0][1])
+    say(folders[0][1].parent if where["seeds"] > 1 else folders[0][1])
     return 0
 
 
@@ -169,7 +232,7 @@ def resume(args: list[str]) -> int:
         raise UserError(f"--iterations is {flags.iterations}; expected 1 or more")
     for folder in expand_runs([flags.resume]):
         _finish(run, folder, flags.iterations)
-    print(flags.resume)
+    say(flags.resume)
     return 0
 
 
@@ -254,7 +317,7 @@ def evaluate(args: list[str]) -> int:
         seed=flags.seed,
     )  # fmt: skip
     if flags.json:
-        print(json.dumps(result))
+        say(json.dumps(result))
     else:
         _print_curve(result)
     return 0
@@ -262,8 +325,6 @@ def evaluate(args: list[str]) -> int:
 
 def _print_curve(result: dict[str, Any]) -> None:
     """The evaluation as a table."""
-    from rich.console import Console
-
     title = (
         f"{result['algorithm']} on {result['env']}, {result['num_tasks']} {result['split']} "
         f"tasks x {result['lanes']} lanes, {result['runs']} run(s)"
@@ -274,7 +335,7 @@ def _print_curve(result: dict[str, Any]) -> None:
         table = _trial_table(result, title)
     else:
         table = _update_table(result, title)
-    console = Console()
+    console = Console(file=_results)
     console.print(table)
     if "trial_return_mean" in result and "model_error" not in result:
         error = result["trial_stderr"]
@@ -384,7 +445,7 @@ def report(args: list[str]) -> int:
     from precocial.report import write_report
 
     write_report(list(flags.runs), flags.out)
-    print(flags.out)
+    say(flags.out)
     return 0
 
 
@@ -437,7 +498,7 @@ def watch(args: list[str]) -> int:
         task = f"the test task of seed {flags.seed}"
         about = f"{plan.algo} on {plan.env}, {task}. {'; '.join(labels).capitalize()}"
         write(frames, labels, flags.out, flags.fps, about)
-        print(flags.out)
+        say(flags.out)
     return 0
 
 
@@ -480,11 +541,9 @@ def list_all(args: list[str]) -> int:
     if flags.what != "all":
         chosen = {flags.what: chosen[flags.what]}
     if flags.json:
-        print(json.dumps(chosen if flags.what == "all" else chosen[flags.what]))
+        say(json.dumps(chosen if flags.what == "all" else chosen[flags.what]))
         return 0
-    from rich.console import Console
-
-    console = Console()
+    console = Console(file=_results)
     if "algos" in chosen:
         console.print(_listing("algorithms", algos, "branch", BRANCHES))
     if "envs" in chosen:
@@ -525,17 +584,17 @@ def check_env(args: list[str]) -> int:
     at_least(flags, 0, "budget")
     from precocial.envs.own.check import Pace, check
 
-    def say(line: str) -> None:
+    def tell(line: str) -> None:
         print(f"check-env: {line}", file=sys.stderr, flush=True)
 
-    pace = Pace(flags.budget, say)
+    pace = Pace(flags.budget, tell)
     problems = check(flags.env, flags.horizon, pace)
     for problem in problems:
-        print(f"{problem.code}: {problem.message}")
+        say(f"{problem.code}: {problem.message}")
     if pace.left_out:
-        print(f"left out for lack of time (--budget): {', '.join(pace.left_out)}")
+        say(f"left out for lack of time (--budget): {', '.join(pace.left_out)}")
     if not problems:
-        print(f"{flags.env}: no problems found")
+        say(f"{flags.env}: no problems found")
     return 1 if problems else 0
 
 

@@ -7,7 +7,7 @@ import math
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from precocial.runs.plan import Plan, plan, with_overrides
 from precocial.runs.progress import Progress
 from precocial.runs.tracker import Tracker
 from precocial.seeding import derive, generator
+from precocial.signals import held
 from precocial.types import Metrics, Remembering, UserError
 
 
@@ -44,18 +45,18 @@ def run(folder: Path, iterations: int | None = None, *, quiet: bool = False) -> 
     """
     p = read_plan(folder)
     require_machine(p)
-    loop = Loop(p, folder, quiet=quiet)
-    if iterations is not None and iterations != p.run.iterations:
-        if iterations < loop.iteration:
-            raise UserError(
-                f"--iterations is {iterations}; expected at least the {loop.iteration} that "
-                f"{folder} has done"
-            )
-        document = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        document["run"]["iterations"] = iterations
-        write_config(folder, document)
-        loop.plan = with_overrides(p, {"iterations": iterations})
-    loop.run()
+    with closing(Loop(p, folder.absolute(), quiet=quiet)) as loop:
+        if iterations is not None and iterations != p.run.iterations:
+            if iterations < loop.iteration:
+                raise UserError(
+                    f"--iterations is {iterations}; expected at least the {loop.iteration} that "
+                    f"{folder} has done"
+                )
+            document = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+            document["run"]["iterations"] = iterations
+            write_config(folder, document)
+            loop.plan = with_overrides(p, {"iterations": iterations})
+        loop.run()
     return folder
 
 
@@ -64,20 +65,24 @@ class Loop:
 
     def __init__(self, p: Plan, folder: Path, *, quiet: bool) -> None:
         self.plan, self.folder, self.quiet = p, folder, quiet
-        self.env, self.valid_env = build_env(p), build_env(p)
-        self.algorithm = build_algorithm(p, self.env)
         self.iteration, self.skipped_in_a_row, self.best = 0, 0, -math.inf
-        self.parts: Parts | None = None
-        if isinstance(self.algorithm, Remembering):
-            self.parts = Parts(folder / "checkpoint" / "parts", self.algorithm.replay)
-        if (folder / "checkpoint" / "last.safetensors").is_file():
-            state = load_state(folder, self.algorithm, "last", p.run.device)
-            self.iteration, self.best = int(state["iteration"]), float(state["best"])
-            self.skipped_in_a_row = int(state["skipped_in_a_row"])
-            self.env.steps_taken = int(state["env_steps"])
-            if self.parts and "parts" in state:
-                self.parts.load(state["parts"], p.run.device)
-        self.before = self.snapshot()
+        with ExitStack() as stack:
+            self.env = stack.enter_context(closing(build_env(p)))
+            self.valid_env = stack.enter_context(closing(build_env(p)))
+            self.algorithm = build_algorithm(p, self.env)
+            self.parts: Parts | None = None
+            if isinstance(self.algorithm, Remembering):
+                self.parts = Parts(folder / "checkpoint" / "parts", self.algorithm.replay)
+            if (folder / "checkpoint" / "last.safetensors").is_file():
+                state = load_state(folder, self.algorithm, "last", p.run.device)
+                self.iteration, self.best = int(state["iteration"]), float(state["best"])
+                self.skipped_in_a_row = int(state["skipped_in_a_row"])
+                self.env.steps_taken = int(state["env_steps"])
+                if self.parts and "parts" in state:
+                    self.parts.load(state["parts"], p.run.device)
+            self.before = self.snapshot()
+            self.close = stack.pop_all().close
+            """Close both environments."""
 
     def run(self) -> None:
         """Iterate to the end; save on every way out."""
@@ -101,8 +106,6 @@ class Loop:
                 self.save("best")
         finally:
             tracker.close()
-            self.env.close()
-            self.valid_env.close()
 
     def snapshot(self) -> tuple[Any, ...]:
         """All that an iteration changes, and the length of what it adds to."""
@@ -207,6 +210,7 @@ class Loop:
         metrics["time/valid_s"] = time.perf_counter() - started
         return metrics
 
+    @held()
     def save(self, name: str) -> None:
         """Write ``checkpoint/NAME.safetensors``; only ``last``, which goes on, stands on data."""
         state: dict[str, Any] = {

@@ -11,7 +11,7 @@ from PIL import Image
 import precocial
 from precocial.cli import main
 from precocial.envs.grid.grid_world import GridWorld
-from precocial.envs.picture import PALETTE, Picture
+from precocial.envs.picture import PALETTE, Picture, as_pixels
 from precocial.errors import UserError
 from precocial.types import Tasks
 from precocial.watching.camera import film
@@ -74,6 +74,71 @@ def test_the_other_strokes_leave_their_marks():
     assert (blank == rgb("paper")).all()
 
 
+def colours(*shape):
+    """Every brightness, in whole numbers."""
+    return np.resize(np.arange(256), shape)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (colours(9, 7, 3).astype(np.uint8), colours(9, 7, 3)),
+        (colours(9, 7, 3), colours(9, 7, 3)),
+        (colours(9, 7, 3).tolist(), colours(9, 7, 3)),
+        (torch.tensor(colours(9, 7, 3)), colours(9, 7, 3)),
+        (colours(9, 31, 3) / 255, colours(9, 31, 3)),
+        (colours(9, 31, 3).astype(np.float32), colours(9, 31, 3)),
+        ((colours(9, 31, 3) / 255).astype(np.float16), colours(9, 31, 3)),
+        (np.array([[[1.05, 0.5, -0.01]]]), [[[255, 128, 0]]]),  # 127.5 goes to the even one
+        (colours(17, 16), colours(17, 16)[..., None].repeat(3, 2)),
+        (colours(17, 16, 1) / 255, colours(17, 16)[..., None].repeat(3, 2)),
+        (np.eye(3, dtype=bool), 255 * np.eye(3)[..., None].repeat(3, 2)),
+        # Over white: opaque; 2/5 of 100 and 3/5 of 255, which is 193; nothing.
+        (np.array([[[10, 20, 30, 255], [100, 100, 100, 102], [1, 2, 3, 0]]]),
+         [[[10, 20, 30], [193, 193, 193], [255, 255, 255]]]),
+        (np.array([[[1.0, 0.0, 0.0, 0.5]]]), [[[255, 128, 128]]]),
+    ],
+)  # fmt: skip
+def test_pictures_of_every_kind_are_colours_from_0_to_255(given, expected):
+    pixels = as_pixels(given, "Mine.render()")
+    assert pixels.dtype == np.uint8
+    assert (pixels == np.array(expected)).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        (None, r"Mine.render\(\) gave NoneType of shape \(\)"),
+        (colours(9), r"an array of shape \(9,\)"),
+        (colours(3, 9, 7), r"an array of shape \(3, 9, 7\)"),
+        (np.zeros((0, 7, 3)), r"an array of shape \(0, 7, 3\)"),
+        (colours(9, 7, 3) * 2, "colours from 0 to 376"),
+        (colours(9, 7, 3) - 1, "colours from -1 to 187"),
+        (np.linspace(-1, 1, 12).reshape(2, 2, 3), "colours from -1 to 1"),
+        (np.full((2, 2, 3), np.nan), "colours from nan to nan"),
+    ],
+)
+def test_what_is_no_picture_is_said(given, fault):
+    with pytest.raises(UserError, match=fault):
+        as_pixels(given, "Mine.render()")
+
+
+@pytest.mark.parametrize("suffix", ["gif", "mp4", "png"])
+def test_frames_of_odd_sizes_make_every_kind_of_file(suffix, tmp_path):
+    frames = [as_pixels(colours(h, w, 3), "") for h, w in ((97, 63), (31, 77), (1, 1))]
+    out = write([frames, frames[:2]], ["a", "b"], tmp_path / f"film.{suffix}")
+    stages = [frames, frames[:2]] if suffix != "png" else [frames[-1:], frames[1:2]]
+    shown = side_by_side(stages, ["a", "b"])
+    if suffix == "mp4":
+        raw = [get_ffmpeg_exe(), "-i", str(out), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+        video = subprocess.run(raw, capture_output=True, check=True).stdout
+        film = np.frombuffer(video, np.uint8).reshape(-1, *shown[0].shape)
+        assert abs(film[0].astype(int) - shown[0]).mean() < 10
+    else:
+        with Image.open(out) as image:
+            assert image.size == shown[0].shape[1::-1]
+
+
 def test_panels_hold_their_last_frame():
     short, long = clip(2), clip(5)
     frames = side_by_side([short, long], ["before", "after"])
@@ -86,9 +151,21 @@ def test_panels_hold_their_last_frame():
 
 
 def test_titles_wrap_rather_than_overlap():
-    one, *_ = side_by_side([clip(1)], ["after"])
-    two, *_ = side_by_side([clip(1)], ["after 1 update: return"])
+    one, *_ = side_by_side([clip(1, 96)], ["after"])
+    two, *_ = side_by_side([clip(1, 96)], ["after 1 update: return"])
     assert two.shape[1] == one.shape[1] and two.shape[0] > one.shape[0]
+
+
+def test_small_frames_are_enlarged_below_titles_that_fit():
+    frame = np.zeros((4, 3, 3), np.uint8)
+    frame[0, 0] = rgb("blue")
+    shown, *_ = side_by_side([[frame], [frame]], ["adapting:", "updates:"])
+    rows, columns = (np.unique(x) for x in np.nonzero((shown == rgb("blue")).all(-1)))
+    assert len(rows) == 16  # 4 x 16 = 64
+    assert len(columns) == 32
+    # The titles are 87 and 80 wide; a panel is as wide, and its frame, 48, in its middle.
+    assert shown.shape[1] == 14 + 87 + 14 + 80 + 14 + 1
+    assert columns[0] == 14 + (87 - 48) // 2 and columns[16] == 14 + 87 + 14 + (80 - 48) // 2
 
 
 def test_frames_of_different_sizes_fit():

@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from precocial.errors import UserError
+
 PALETTE = {
     "paper": "#fbfaf7",
     "ink": "#22303c",
@@ -29,6 +31,40 @@ OVERSAMPLING = 3
 
 Point = Any
 """Two numbers (x, y) in metres: a tuple, an array or a tensor."""
+
+
+def as_pixels(image: Any, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture of any common kind as colours from 0 to 255.
+
+    Grey or in colour, (h, w), (h, w, 1) or (h, w, 3), or with opacity, (h, w, 4), which is laid on
+    white. Whole numbers are 0 to 255; floats are 0 to 1, or, where one is above 1.1, 0 to 255. A
+    tenth too much, as interpolation makes it, is cut off floats.
+
+    Raises:
+        UserError: it is none of these; ``name`` says whose.
+    """
+    pixels = np.asarray(image)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    kind, shape = pixels.dtype.kind, pixels.shape
+    if len(shape) != 3 or shape[2] not in (1, 3, 4) or 0 in shape or kind not in "buif":
+        raise UserError(
+            f"{name} gave {'an array' if isinstance(image, np.ndarray) else type(image).__name__} "
+            f"of shape {np.shape(image)} and dtype {pixels.dtype}; expected a picture, (h, w), "
+            "(h, w, 3) or (h, w, 4) numbers"
+        )
+    values = pixels.astype(np.float64)
+    low, high, slack = values.min(), values.max(), 0.1 if kind == "f" else 0.0
+    full = 1 if kind == "b" or (kind == "f" and high <= 1 + slack) else 255
+    if not (-slack * full <= low and high <= (1 + slack) * full):  # also what is not a number
+        raise UserError(
+            f"{name} gave colours from {low:g} to {high:g}; expected 0 to 255, or 0 to 1 as floats"
+        )
+    values = (255 / full * values).clip(0, 255)
+    if shape[2] == 4:
+        opacity = values[..., 3:] / 255
+        values = opacity * values[..., :3] + 255 * (1 - opacity)
+    return np.broadcast_to(values.round(), (*shape[:2], 3)).astype(np.uint8)
 
 
 class Picture:

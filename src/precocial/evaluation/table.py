@@ -58,7 +58,7 @@ def evaluate(
     Returns:
         The JSON object that ``precocial eval --json`` prints.
     """
-    given = [Path(f) for f in (folders if isinstance(folders, list) else [folders])]
+    given = [Path(f).absolute() for f in (folders if isinstance(folders, list) else [folders])]
     runs = expand_runs(given)
     plans = [read_plan(run) for run in runs]
     if any(p.algo != plans[0].algo or _family(p) != _family(plans[0]) for p in plans):
@@ -75,7 +75,7 @@ def evaluate(
         updates = None if episodes is None else episodes - 1
     elif episodes is not None:
         raise UserError(f"{plans[0].algo} learns by updates; leave --episodes out, try --updates 1")
-    others = expand_runs([Path(f) for f in references or []])
+    others = expand_runs([Path(f).absolute() for f in references or []])
     for other in map(read_plan, others):
         if _family(other) != _family(plans[0]):
             raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,8 @@ def require_fit(p: Plan) -> Plan:
         The plan with what only the environment could tell: a time limit found by playing it.
     """
     require_machine(p)
-    env = build_env(p)
-    build_algorithm(p, env)
-    env.close()
+    with closing(build_env(p)) as env:
+        build_algorithm(p, env)
     family = env.env if isinstance(env, OracleEnv) else env
     return dataclasses.replace(p, env_config=getattr(family, "cfg", p.env_config))
 
@@ -142,9 +142,11 @@ def load_algorithm(
     p = with_overrides(read_plan(folder), overrides)
     if not is_there(p.run.device):  # acting and evaluating need no GPU
         p = with_overrides(p, {"device": "cpu"})
-    env = build_env(p)
-    algorithm = build_algorithm(p, env)
-    state = load_state(folder, algorithm, which, p.run.device)
+    with ExitStack() as on_failure:
+        env = on_failure.enter_context(closing(build_env(p)))
+        algorithm = build_algorithm(p, env)
+        state = load_state(folder, algorithm, which, p.run.device)
+        on_failure.pop_all()
     return p, env, algorithm, int(state["iteration"])
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 from precocial.runs.rows import read_rows
+from precocial.signals import held
 from precocial.types import Metrics
 
 
@@ -23,6 +24,7 @@ class Tracker:
         self.file = path.open("a", encoding="utf-8")
         self.board = SummaryWriter(str(folder), purge_step=iteration)
 
+    @held()
     def log(self, iteration: int, env_steps: int, metrics: Metrics) -> None:
         """One row; TensorBoard's x axis is the iteration."""
         row = {"iteration": iteration, "env_steps": env_steps} | metrics
@@ -31,6 +33,7 @@ class Tracker:
         for key, value in metrics.items():
             self.board.add_scalar(key, value, iteration)
 
+    @held()
     def close(self) -> None:
         """Flush both."""
         self.file.close()

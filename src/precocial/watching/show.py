@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ HOLD_S = 1.2
 
 _GAP = 14
 _TITLE = 20
+_SMALLEST = 64
+"""Longer side of the largest frame, in pixels."""
 
 Frame = UInt8[np.ndarray, "h w 3"]
 
@@ -108,20 +111,30 @@ def show(stages: Sequence[Sequence[np.ndarray]], labels: Sequence[str], fps: int
 def side_by_side(
     stages: Sequence[Sequence[np.ndarray]], labels: Sequence[str]
 ) -> list[UInt8[np.ndarray, "h w 3"]]:
-    """The frames of all stages in one picture each, a title above every panel."""
+    """The frames of all stages in one picture each, a title above every panel.
+
+    Small frames are shown larger by a whole factor, all by the same.
+    """
     if not stages or len(stages) != len(labels) or not all(stages):
         raise ValueError("expected as many labels as stages, and at least one frame in each")
+    largest = max(max(frame.shape[:2]) for frames in stages for frame in frames)
+    factor = -(-_SMALLEST // largest)
+    stages = [[frame.repeat(factor, 0).repeat(factor, 1) for frame in part] for part in stages]
     tallest = max(frame.shape[0] for frames in stages for frame in frames)
-    widths = [max(frame.shape[1] for frame in frames) for frames in stages]
+    widths = [
+        max(*(frame.shape[1] for frame in frames), *map(_width, label.split()), 1)
+        for frames, label in zip(stages, labels, strict=True)
+    ]
     background = _background(widths, tallest, labels)
     top = background.shape[0] - tallest - _GAP
     lefts = np.cumsum([_GAP, *(width + _GAP for width in widths[:-1])])
     pictures = []
     for k in range(max(len(frames) for frames in stages)):
         picture = background.copy()
-        for left, frames in zip(lefts, stages, strict=True):
+        for left, width, frames in zip(lefts, widths, stages, strict=True):
             frame = frames[min(k, len(frames) - 1)]
-            picture[top : top + frame.shape[0], left : left + frame.shape[1]] = frame
+            start = left + (width - frame.shape[1]) // 2
+            picture[top : top + frame.shape[0], start : start + frame.shape[1]] = frame
         pictures.append(picture)
     return pictures
 
@@ -145,12 +158,17 @@ def _background(
     return np.asarray(image, dtype=np.uint8)
 
 
+def _width(words: str) -> int:
+    """Of a part of a title, in pixels."""
+    return math.ceil(font(_TITLE).getlength(words))
+
+
 def _wrapped(label: str, width: int) -> list[str]:
     """The words of a title, on as many lines as fit a panel's width."""
     lines: list[str] = []
     for word in label.split():
         longer = f"{lines[-1]} {word}" if lines else word
-        if lines and font(_TITLE).getlength(longer) <= width:
+        if lines and _width(longer) <= width:
             lines[-1] = longer
         else:
             lines.append(word)

@@ -771,6 +771,8 @@ def test_pictures():
     env.step(ones(env))
     assert env.render(1, 0).shape == (4, 5, 3)
     assert env.render(1, 0).max() == 1
+    env.factory.render = lambda self: np.full((4, 5), self.t / 2)  # grey, 0 to 1
+    assert env.render(1, 0).shape == (4, 5, 3) and env.render(1, 0).max() == 128
     env, _ = started(Line)
     with pytest.raises(UserError, match="Line cannot draw itself; list 'rgb_array'"):
         env.render(0, 0)
@@ -885,6 +887,7 @@ def test_a_worker_that_hangs_or_dies_is_reported(cls, reason):
     with pytest.raises(EnvError, match=reason + ".*" + where):
         env.step(0 * ones(env))
     assert time.monotonic() - before < 20
+    env.close()
     for pid in processes:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)

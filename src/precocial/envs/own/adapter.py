@@ -42,6 +42,7 @@ from jaxtyping import Float, Float32, Shaped, UInt8
 from torch import Tensor
 
 from precocial.envs.base import EnvConfig
+from precocial.envs.own.guard import Streams, guard
 from precocial.envs.own.workers import (
     Copies,
     Crew,
@@ -50,11 +51,11 @@ from precocial.envs.own.workers import (
     Lost,
     Outcome,
     Seat,
-    Streams,
     as_numpy,
     attribute_of,
     build,
     build_id,
+    close,
     copied,
     described,
     flatten,
@@ -157,7 +158,8 @@ def _import(name: str, env: str) -> Any:
     if not {here, ""} & set(sys.path):
         sys.path.insert(0, here)
     try:
-        return import_module(name)
+        with guard:
+            return import_module(name)
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
             files = [p.stem for p in Path.cwd().glob("*.py")]
@@ -180,12 +182,30 @@ class TaskSource:
     """One copy of the environment that is never stepped: spaces, time limit, and fresh tasks."""
 
     def __init__(self, factory: Factory) -> None:
-        self.factory, self.streams = factory, Streams()
+        self.factory, self.streams, self.is_open = factory, Streams(), False
+        try:
+            self._open()
+            self._read()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the copy; the next ``draw`` builds another."""
+        if self.is_open:
+            self.is_open = False
+            close(self.env)
+
+    def _open(self) -> None:
         with self.streams:
-            self.env = self.call("while being built", build, factory)
+            self.env = self.call("while being built", build, self.factory)
+        self.is_open = True
         self.name = type(self.env.unwrapped).__name__
         self.sample = method_of(self.env, "sample_tasks")
         self.set_task = method_of(self.env, "set_task")
+
+    def _read(self) -> None:
+        """What the environment says of its tasks."""
         if self.sample is not None and self.set_task is None:
             raise EnvError(f"{self.name} has sample_tasks but no set_task(task)", "contract")
         self.takes_split = (
@@ -204,6 +224,8 @@ class TaskSource:
         assert self.sample is not None
         where = f"while drawing {n} {split} tasks"
         seed %= 2**31
+        if not self.is_open:
+            self._open()
         self.streams.seed(seed)
         with self.streams:
             if self.example is not None and self.set_task is not None:
@@ -277,7 +299,8 @@ class TaskSource:
     def call(self, where: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the user's code; ``where`` ends the line about what it raises."""
         try:
-            return function(*args, **kwargs)
+            with guard:
+                return function(*args, **kwargs)
         except EnvError:
             raise
         except Exception as error:
@@ -458,6 +481,18 @@ class GymTaskEnv:
     def __init__(self, factory: Factory, cfg: GymConfig | None = None, name: str = "") -> None:
         self.factory, self.cfg = factory, cfg or GymConfig()
         self.source = TaskSource(factory)
+        self.crew: Here | Crew | None = None
+        self.broken = False
+        """Whether a call failed, after which the crew serves no more."""
+        self.steps_taken = 0
+        try:
+            self._read(name)
+        except BaseException:
+            self.source.close()
+            raise
+
+    def _read(self, name: str) -> None:
+        """Everything known before the first reset."""
         env = self.source.env
         self.observation_space, self.action_space = env.observation_space, env.action_space
         check_observations(self.observation_space, self.source.name)
@@ -468,8 +503,6 @@ class GymTaskEnv:
         self.whole_actions = kind == "box" and dtype is not None and dtype.kind in "iu"
         """The number of the first action, where actions are discrete."""
         self.table = TaskTable(self.source, self.cfg.train_tasks)
-        self.crew: Here | Crew | None = None
-        self.steps_taken = 0
         self.spec = EnvSpec(
             name or self.source.name,
             spaces.flatdim(self.observation_space),
@@ -563,6 +596,8 @@ class GymTaskEnv:
             for row, task in enumerate(self.table.look_up(tasks.id))
             for lane in range(lanes)
         ]
+        if self.broken:
+            self._dismiss()
         if self.crew is None:
             self.crew = self._hire()
         # Lanes are dealt out evenly, in order; with fewer lanes than workers some stay idle.
@@ -620,9 +655,8 @@ class GymTaskEnv:
 
     def close(self) -> None:
         """Close the copies and end the workers; ``reset`` would start anew."""
-        if self.crew is not None:
-            self.crew.close()
-            self.crew = None
+        self._dismiss()
+        self.source.close()
 
     # ---- conversions ----------------------------------------------------------------------
 
@@ -660,24 +694,33 @@ class GymTaskEnv:
                 "workers must begin under `if __name__ == '__main__':`", "worker",
             ) from lost  # fmt: skip
 
+    def _dismiss(self) -> None:
+        crew, self.crew, self.broken = self.crew, None, False
+        if crew is not None:
+            crew.close()
+
     def _deal(self, values: Sequence[Any] | np.ndarray) -> list[Any]:
         """What every worker gets of one value per lane."""
         return [values[part] for part in self.parts]
 
     def _call(self, method: str, parts: list[Any], first: int = 0) -> list[Any]:
-        """A method of the copies; after a failure the next ``reset`` starts a new crew."""
+        """A method of the copies.
+
+        After a failure the next ``reset`` starts a new crew. The old one is not closed here: that
+        takes a while, and who is to stop wants to save first.
+        """
         assert self.crew is not None, "reset comes first"
         try:
             return self.crew.call(method, parts, first)
         except Lost as lost:
-            self.close()
+            self.broken = True
             seat = self.seats[self.parts[lost.member].start + lost.lane]
             raise EnvError(
                 f"{self.source.name} in worker {lost.member} {lost.reason}, "
                 f"{whereabouts(seat, lost.step)}", "worker",
             ) from lost  # fmt: skip
         except BaseException:
-            self.close()
+            self.broken = True
             raise
 
     def _tensor(self, lanes: Shaped[np.ndarray, "l *x"]) -> Shaped[Tensor, "n e *x"]:

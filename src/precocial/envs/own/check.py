@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -170,8 +171,9 @@ def check_env(factory: Factory, horizon: int = 0, pace: Pace | None = None) -> l
     """
     problems: list[Problem] = []
     pace = pace or Pace()
+    opened = ExitStack()
     try:
-        source = TaskSource(factory)
+        source = opened.enter_context(closing(TaskSource(factory)))
         problems += _check_contract(source)
         if not problems:
             problems += _check_spaces(source)
@@ -190,6 +192,8 @@ def check_env(factory: Factory, horizon: int = 0, pace: Pace | None = None) -> l
         problems += pace.run("episodes", _check_play(factory, limit or 1000, tasks, pace))
     except EnvError as error:
         problems.append(Problem(error.code, str(error)))
+    finally:
+        opened.close()
     if "get-task" in {problem.code for problem in problems}:  # which has said so already
         return [problem for problem in problems if problem.code != "task-lost"]
     return problems
@@ -222,15 +226,18 @@ def _check_tasks(source: TaskSource, factory: Factory, pace: Pace) -> Iterator[P
         pace.tick()
         return source.draw(n, split, seed)
 
-    other = TaskSource(factory)
+    def drawn_anew(seed: int) -> list[Any]:
+        with closing(TaskSource(factory)) as another:
+            return draw(another, _TASKS, "train", seed)
+
     first = draw(source, _TASKS, "train", 1)
-    again = draw(other, _TASKS, "train", 1), draw(source, _TASKS, "train", 1)
+    again = drawn_anew(1), draw(source, _TASKS, "train", 1)
     if not all(equal(first, tasks) for tasks in again):
         yield Problem(
             "tasks-not-reproducible", "the same seed drew different tasks; in sample_tasks draw "
             "from self.np_random, which reset(seed=...) seeds",
         )  # fmt: skip
-    elif source.finite is None and equal(first, draw(TaskSource(factory), _TASKS, "train", 2)):
+    elif source.finite is None and equal(first, drawn_anew(2)):
         yield Problem(
             "same-tasks", "two copies with different seeds drew the same tasks, so that every "
             "worker would; draw from self.np_random, or where there are only so many tasks give "
@@ -311,15 +318,15 @@ def _action_sequences(space: spaces.Space, length: int) -> Iterator[Shaped[np.nd
 
 def _check_play(factory: Factory, horizon: int, tasks: list[Any], pace: Pace) -> Iterator[Problem]:
     """What shows only when the environment is played."""
-    copies = _Paced(factory, horizon, pace)
-    try:
+    with ExitStack() as opened:
+        copies = opened.enter_context(closing(_Paced(factory, horizon, pace)))
         copies.reset([Seat(tasks[0], 0, 0, 0)])
         space = copies.envs[0].action_space
         most = min(horizon, _STEPS)
         some, length = _affordable(copies, tasks, next(_action_sequences(space, most)), pace)
         sequences = list(_action_sequences(space, length))
         plays = [_play(copies, some, 10, sequences[0])]
-        source = TaskSource(factory)
+        source = opened.enter_context(closing(TaskSource(factory)))
         yield from pace.run(
             "dtypes, bounds and actions", _check_step_by_step(source, some[0], sequences[0], pace)
         )
@@ -344,8 +351,6 @@ def _check_play(factory: Factory, horizon: int, tasks: list[Any], pace: Pace) ->
             yield from pace.run("whether observations tell the task", check)
         yield from _check_size(plays)
         yield from pace.run("time limits", _check_time_limit(copies, horizon, some))
-    finally:
-        copies.close()
 
 
 _SIZES = ((_TASKS, _STEPS), (_TASKS, 50), (6, 50), (6, 20), (3, 20), (2, 10))

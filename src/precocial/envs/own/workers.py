@@ -14,7 +14,6 @@ import inspect
 import multiprocessing
 import operator
 import os
-import random
 import signal
 import sysconfig
 import textwrap
@@ -24,8 +23,8 @@ from collections.abc import Callable, Mapping, MutableSequence, Sequence
 from importlib import import_module
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.util import Finalize
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -34,6 +33,9 @@ from gymnasium import spaces
 from gymnasium.envs.registration import load_env_creator
 from jaxtyping import Bool, Float32, Shaped, UInt8
 
+from precocial import signals
+from precocial.envs.own.guard import Streams, guard
+from precocial.envs.picture import as_pixels
 from precocial.errors import UserError
 
 Factory = Callable[..., gymnasium.Env]
@@ -120,6 +122,12 @@ def _can_draw(factory: Factory) -> bool:
     if not isinstance(metadata, Mapping):  # a function, or a wrapper, which asks what is below it
         return "render_mode" in takes
     return "render_mode" in takes and "rgb_array" in metadata.get("render_modes", [])
+
+
+def close(env: gymnasium.Env) -> None:
+    """Close one copy; what it raises does not matter, for the work is done."""
+    with guard, contextlib.suppress(Exception):
+        env.close()
 
 
 def method_of(env: gymnasium.Env, name: str) -> Callable[..., Any] | None:
@@ -229,40 +237,6 @@ def flatten(space: spaces.Space, obs: Any) -> Shaped[np.ndarray, " o"]:
     """A fitting observation as one vector; discrete numbers become one-hot."""
     flat: Any = spaces.flatten(space, obs)
     return np.ravel(flat)
-
-
-class Streams:
-    """``random`` and ``numpy.random`` as the copies see them, apart from everyone else's.
-
-    Inside ``with streams:`` the two global generators are the copies' own; outside nothing has
-    changed. One exchange per batch costs 0.1 ms.
-    """
-
-    def __init__(self) -> None:
-        self.seed(0)
-
-    def seed(self, seed: int) -> None:
-        """Begin both streams anew."""
-        bits = np.random.RandomState(seed % 2**32)  # the kind of generator behind numpy.random
-        self.inside = (random.Random(seed).getstate(), bits.get_state())
-
-    def __enter__(self) -> None:
-        self.outside = self._swap(self.inside)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.inside = self._swap(self.outside)
-
-    @staticmethod
-    def _swap(state: tuple[Any, Any]) -> tuple[Any, Any]:
-        before = (random.getstate(), np.random.get_state())  # noqa: NPY002
-        random.setstate(state[0])
-        np.random.set_state(state[1])  # noqa: NPY002
-        return before
 
 
 # ---- many copies ---------------------------------------------------------------------------
@@ -384,16 +358,15 @@ class Copies:
             )
         with self.streams:
             picture = self._call(lane, env.render)
-        if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[2] != 3:
-            raise UserError(f"{name}.render() did not return an (h, w, 3) array of uint8")
-        return picture.astype(np.uint8)
+        return as_pixels(picture, f"{name}.render()")
 
     def close(self) -> None:
         """Close every copy."""
-        for env in self.envs:
-            with contextlib.suppress(Exception):  # the work is done: nothing is lost with it
-                env.close()
-        self.envs = []
+        envs, self.envs = self.envs, []
+        for i, env in enumerate(envs):
+            self.progress[0] += 1
+            self.progress[1] = i
+            close(env)
 
     # ---- within -----------------------------------------------------------------------------
 
@@ -535,16 +508,42 @@ class Member(NamedTuple):
     progress: MutableSequence[int]
     """Shared memory: calls made, lane, step (see ``Copies``)."""
 
+    def waits_for(self, done: Callable[[float], bool], timeout_s: float) -> bool:
+        """Whether ``done``, which may wait for some seconds, came while the worker progressed."""
+        calls, since = self.progress[0], time.monotonic()
+        while not done(min(1.0, timeout_s / 4)):
+            if self.progress[0] != calls:
+                calls, since = self.progress[0], time.monotonic()
+            elif time.monotonic() - since > timeout_s:
+                return False
+        return True
+
+    def has_ended(self, timeout_s: float) -> bool:
+        """Wait for its end."""
+        self.process.join(timeout_s)
+        return not self.process.is_alive()
+
+    def kill(self) -> None:
+        """End it, and whatever its environments have started."""
+        assert self.process.pid is not None
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # all have ended
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()  # before it has a group of its own
+        self.process.join()
+
 
 _START_S = 120.0
 """Time for a worker to start and import, in seconds; on a busy machine torch alone takes ten."""
+_CLOSE_S = 5.0
+"""Longest time that a worker asked to leave may spend on the closing of one copy, in seconds."""
 
 
 class Crew:
     """Worker processes that each hold one ``Copies``.
 
-    Workers start with a fresh interpreter (spawn): nothing of this process leaks into them. They
-    leave when this process does, however it ends.
+    Workers start with a fresh interpreter (spawn): nothing of this process leaks into them. Each
+    leads a session of its own, so that what its environments start can be ended with it, and that
+    Ctrl-C reaches this process alone. They leave when this process does, however it ends.
 
     Args:
         builder: Picklable; called in each worker as ``builder(progress=...)``.
@@ -560,6 +559,9 @@ class Crew:
         self.size, self.timeout_s = size, timeout_s
         context = multiprocessing.get_context("spawn")
         self.members: list[Member] = []
+        # multiprocessing waits for its processes at exit; these are asked to leave before that.
+        self.close = Finalize(self, _dismiss, (self.members,), exitpriority=1)
+        """Let every worker close its copies, and end it."""
         try:
             for _ in range(size):
                 self.members.append(_start(context, builder))
@@ -570,25 +572,14 @@ class Crew:
             raise
 
     def call(self, method: str, parts: Sequence[Any], first: int = 0) -> list[Any]:
-        """``copies.method(part)``, each part in its own worker from number ``first`` on."""
-        members = range(first, first + len(parts))
-        try:
-            for i, part in zip(members, parts, strict=True):
-                self._ask(i, method, part)
-            return [self._answer(i, self.timeout_s) for i in members]
-        except BaseException:
-            self.close()  # an answer still under way must not be taken for the next one
-            raise
+        """``copies.method(part)``, each part in its own worker from number ``first`` on.
 
-    def close(self) -> None:
-        """End every worker."""
-        for member in self.members:
-            member.pipe.close()
-            member.process.kill()
-        for member in self.members:
-            member.process.join()
-            member.process.close()
-        self.members = []
+        After an exception an answer may be under way still: then the crew can only be closed.
+        """
+        members = range(first, first + len(parts))
+        for i, part in zip(members, parts, strict=True):
+            self._ask(i, method, part)
+        return [self._answer(i, self.timeout_s) for i in members]
 
     def _ask(self, i: int, method: str, part: Any) -> None:
         try:
@@ -600,15 +591,18 @@ class Crew:
 
     def _answer(self, i: int, timeout_s: float) -> Any:
         """Wait for worker ``i`` as long as it makes progress."""
-        _, pipe, progress = self.members[i]
-        calls, since = progress[0], time.monotonic()
+        member = self.members[i]
+        pipe, progress = member.pipe, member.progress
         try:
-            while not pipe.poll(min(1.0, timeout_s / 4)):
-                if progress[0] != calls:
-                    calls, since = progress[0], time.monotonic()
-                elif time.monotonic() - since > timeout_s:
-                    text = f"gave no answer within {timeout_s:g} s (--step-timeout) and was stopped"
-                    raise Lost(i, text, progress[1], progress[2])
+            # A process that the environment started may hold a dead worker's end of the pipe.
+            if not member.waits_for(
+                lambda s: pipe.poll(s) or not member.process.is_alive(), timeout_s
+            ):
+                text = f"gave no answer within {timeout_s:g} s (--step-timeout) and was stopped"
+                member.kill()
+                raise Lost(i, text, progress[1], progress[2])
+            if not pipe.poll():
+                raise self._lost(i)
             answer = pipe.recv()
         except (EOFError, OSError):
             raise self._lost(i) from None
@@ -622,10 +616,23 @@ class Crew:
         return Lost(i, f"died (exit code {process.exitcode})", progress[1], progress[2])
 
 
+def _dismiss(members: list[Member]) -> None:
+    """Ask all to close their copies and leave; end those that do not."""
+    for member in members:
+        member.process.terminate()
+        member.pipe.close()
+    for member in members:
+        member.waits_for(member.has_ended, _CLOSE_S)
+        member.kill()
+        member.process.close()
+    members.clear()
+
+
 def _start(context: SpawnContext, builder: Callable[..., Copies]) -> Member:
     ours, theirs = context.Pipe()
     progress = context.RawArray("q", 3)
-    process = context.Process(target=_work, args=(theirs, builder, progress), daemon=True)
+    # Not a daemon: those may have no processes of their own, which some environments need.
+    process = context.Process(target=_work, args=(theirs, builder, progress), daemon=False)
     try:
         process.start()
     except Exception as error:  # what pickle raises for a lambda differs between versions
@@ -639,15 +646,21 @@ def _start(context: SpawnContext, builder: Callable[..., Copies]) -> Member:
 
 
 def _work(pipe: Connection, builder: Callable[..., Copies], progress: MutableSequence[int]) -> None:
-    """The life of a worker: answer calls until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which saves first
+    """The life of a worker: answer calls until asked to leave, or until the pipe closes."""
+    os.setsid()
+    signals.stop_by(signal.SIGTERM, KeyboardInterrupt)
+    signals.stop_by(signal.SIGINT, KeyboardInterrupt)
     copies = builder(progress=progress)
-    with contextlib.suppress(EOFError, BrokenPipeError):
+    with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
         pipe.send(None)  # ready
-        for method, part in iter(pipe.recv, None):
+        while True:
+            method, part = pipe.recv()
             try:
                 answer = getattr(copies, method)(part)
             except Exception as error:
                 answer = error
             pipe.send(answer)
-    os._exit(0)  # without the user's atexit handlers, which may hang
+    with contextlib.suppress(KeyboardInterrupt):
+        copies.close()
+    # Without the user's atexit handlers, which may hang; with all that is left of the session.
+    os.killpg(0, signal.SIGKILL)
