@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import yaml
 
+from precocial.envs.own.source import warn_if_changed
 from precocial.evaluation.curve import adaptation_curve
 from precocial.runs import checkpoint
 from precocial.runs.folder import (
@@ -69,6 +70,7 @@ class Loop:
         with ExitStack() as stack:
             self.env = stack.enter_context(closing(build_env(p)))
             self.valid_env = stack.enter_context(closing(build_env(p)))
+            warn_if_changed(p.env, p.source)
             self.algorithm = build_algorithm(p, self.env)
             self.parts: Parts | None = None
             if isinstance(self.algorithm, Remembering):

@@ -129,7 +129,9 @@ ENVS: dict[str, Family] = {
 }  # fmt: skip
 
 
-SAME_TASKS = frozenset(("threads", "workers", "step_timeout", "train_tasks", "action_scale"))
+SAME_RESULTS = frozenset(("threads", "workers", "step_timeout"))
+"""Options of a family that say how it is stepped, and nothing of what comes out."""
+SAME_TASKS = SAME_RESULTS | {"train_tasks", "action_scale"}
 """Options of a family in which runs may differ and still face the same tasks."""
 
 

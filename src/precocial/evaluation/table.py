@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import numpy as np
 from torch.utils._pytree import tree_map
 
 from precocial.algos import class_of
-from precocial.envs import SAME_TASKS
+from precocial.checks import flag
+from precocial.envs import SAME_RESULTS, SAME_TASKS
 from precocial.evaluation.curve import Curve, adaptation_curve
 from precocial.evaluation.summary import summarise
 from precocial.presets import JOINT
@@ -59,14 +61,11 @@ def evaluate(
         The JSON object that ``precocial eval --json`` prints.
     """
     given = [Path(f).absolute() for f in (folders if isinstance(folders, list) else [folders])]
-    runs = expand_runs(given)
+    runs, others = expand_runs(given), expand_runs([Path(f).absolute() for f in references or []])
     plans = [read_plan(run) for run in runs]
-    if any(p.algo != plans[0].algo or _family(p) != _family(plans[0]) for p in plans):
-        raise UserError(
-            "these runs differ in algorithm, environment or its options; evaluate one group of "
-            "seeds at a time and give the others as --reference"
-        )
-    if stage_unit(plans[0]) == "episode":
+    require_seeds_of_one(plans)
+    unit = stage_unit(plans[0])
+    if unit == "episode":
         if updates is not None or adapt_lrs:
             raise UserError(
                 f"{plans[0].algo} learns within a trial and is never updated; leave --updates and "
@@ -75,19 +74,8 @@ def evaluate(
         updates = None if episodes is None else episodes - 1
     elif episodes is not None:
         raise UserError(f"{plans[0].algo} learns by updates; leave --episodes out, try --updates 1")
-    others = expand_runs([Path(f).absolute() for f in references or []])
     for other in map(read_plan, others):
-        if _family(other) != _family(plans[0]):
-            raise UserError(
-                f"the reference {other.algo} was trained on {other.env} with other options than "
-                f"{plans[0].env} here; references must share the environment"
-            )
-        if other.algo not in JOINT and stage_unit(other) != stage_unit(plans[0]):
-            raise UserError(
-                f"a stage of {other.algo} is one {stage_unit(other)} and a stage of "
-                f"{plans[0].algo} one {stage_unit(plans[0])}; evaluate them apart, the two never "
-                "share a table"
-            )
+        require_comparable(other, plans[0], split)
     lanes = lanes or plans[0].algo_config.lanes
     score = partial(
         _score, split=split, tasks=tasks, updates=updates, greedy=greedy, lanes=lanes, which=which,
@@ -102,7 +90,7 @@ def evaluate(
         "algorithm": plans[0].algo, "env": plans[0].env, "preset": plans[0].preset,
         "split": split, "num_tasks": tasks, "lanes": first["lanes"], "seed": seed,
         "runs": len(runs), "run_seeds": [p.run.seed for p in plans],
-        "stage_unit": first["unit"], "greedy": greedy, "checkpoint": which,
+        "stage_unit": unit, "greedy": greedy, "checkpoint": which,
         "adapt_lrs": first["adapt_lrs"],
     } | summarise([s["curve"] for s in scored], sample)  # fmt: skip
     if first["trial"]:
@@ -122,12 +110,8 @@ def evaluate(
     same_stages = len(first["curve"].episodes_seen) - 1
     met = [trial for s in scored for trial in s["trials"]]
     theirs: dict[str, list[list[Diagnosis]]] = {}  # of the rollouts that these met
-    for run in others:
-        algo = read_plan(run).algo
-        if algo == plans[0].algo:  # told apart from the runs in question by its folder
-            home = run.parent if run.name.startswith("seed-") else run
-            algo = f"{algo} ({home.name})"
-        if stage_unit(read_plan(run)) == first["unit"]:
+    for run, algo in zip(others, reference_names(others, plans[0].algo), strict=True):
+        if stage_unit(read_plan(run)) == unit:
             one = score(run, updates=same_stages, data=met)
             curve = one["curve"]
             if met:
@@ -151,7 +135,7 @@ def evaluate(
     }  # fmt: skip
     if keep and len(given) == 1:
         variant = [split, str(seed)] + ["greedy"] * greedy + ["best"] * (which == "best")
-        _write(given[0] / "eval" / f"{'-'.join(variant)}.json", json.dumps(result))
+        keep_result(given[0] / "eval" / f"{'-'.join(variant)}.json", result)
     return result
 
 
@@ -160,20 +144,93 @@ def stage_unit(p: Plan) -> str:
     return str(class_of(p.algo_config).stage_unit)
 
 
-def _family(p: Plan) -> tuple[str, dict[str, Any]]:
-    """What two runs must share to be scored on the same tasks."""
-    return p.env, {k: v for k, v in vars(p.env_config).items() if k not in SAME_TASKS}
+def require_seeds_of_one(plans: list[Plan]) -> None:
+    """Refuse to pool runs that differ in more than their seed.
+
+    Raises:
+        UserError: another algorithm, environment or setting, or the same seed twice.
+    """
+    for p in plans[1:]:
+        if different := _difference(p, plans[0]):
+            raise UserError(
+                f"these runs differ in {different}; evaluate one group of seeds at a time and give "
+                "the others as --reference"
+            )
+    seeds = [p.run.seed for p in plans]
+    if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
+        raise UserError(f"seed {twice[0]} was given twice; expected every run once")
 
 
-def _write(path: Path, text: str) -> None:
-    """Write whole or not at all."""
+def _difference(p: Plan, other: Plan) -> str:
+    """The first setting in which two runs differ, but for the seed and how they are carried out."""
+    sides = []
+    for one in (p, other):
+        run = {k: v for k, v in vars(one.run).items() if k in ("iterations", "env_steps")}
+        family = {f"env_{k}": v for k, v in vars(one.env_config).items() if k not in SAME_RESULTS}
+        sides.append({"algo": one.algo, "env": one.env} | vars(one.algo_config) | run | family)
+    a, b = sides
+    return next(
+        (f"{flag(k)} ({a.get(k)}, {b.get(k)})" for k in {**a, **b} if a.get(k) != b.get(k)), ""
+    )
+
+
+def require_comparable(reference: Plan, p: Plan, split: Split) -> None:
+    """Refuse a reference that would meet other tasks, or whose stages are of another kind.
+
+    Raises:
+        UserError: which of the two it is.
+    """
+    tasks = SAME_TASKS - {"train_tasks"} if split == "train" else SAME_TASKS
+    (env, options), (other_env, other_options) = (
+        (one.env, {k: v for k, v in vars(one.env_config).items() if k not in tasks})
+        for one in (p, reference)
+    )
+    if env != other_env or options != other_options:
+        raise UserError(
+            f"the reference {reference.algo} was trained on {other_env} with other options than "
+            f"{env} here; references must share the environment"
+            + (", and --env-train-tasks where train tasks are scored" if split == "train" else "")
+        )
+    if reference.algo not in JOINT and stage_unit(reference) != stage_unit(p):
+        raise UserError(
+            f"a stage of {reference.algo} is one {stage_unit(reference)} and a stage of {p.algo} "
+            f"one {stage_unit(p)}; evaluate them apart, the two never share a table"
+        )
+
+
+def reference_names(references: list[Path], own: str) -> list[str]:
+    """What each reference is called: its algorithm, with its folder where that says too little.
+
+    Raises:
+        UserError: the same seed of one reference twice.
+    """
+    groups: dict[str, list[Plan]] = {}
+    names = []
+    for run in references:
+        p = read_plan(run)
+        name, known = p.algo, groups.get(p.algo)
+        if name == own or (known and _difference(p, known[0])):
+            home = run.parent if run.name.startswith("seed-") else run
+            name = f"{p.algo} ({home.name})"
+        groups.setdefault(name, []).append(p)
+        names.append(name)
+    for group in groups.values():
+        require_seeds_of_one(group)
+    return names
+
+
+def keep_result(path: Path, result: dict[str, Any]) -> None:
+    """Write it whole or not at all; a folder that cannot be written to costs a line on stderr."""
     partial = path.with_suffix(".partial")
     try:
         path.parent.mkdir(exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(json.dumps(result), encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+        print(
+            f"precocial: not kept for report, since {path} cannot be written: {error.strerror}",
+            file=sys.stderr,
+        )
 
 
 def _score(

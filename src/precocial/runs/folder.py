@@ -15,6 +15,7 @@ import yaml
 from precocial.algos import ALGOS, build
 from precocial.envs import make_env
 from precocial.envs.oracle import OracleEnv
+from precocial.envs.own.source import source_file, warn_if_changed
 from precocial.nets.gru import bfloat16_supported
 from precocial.runs import checkpoint
 from precocial.runs.plan import Plan, from_document, to_document, with_overrides
@@ -109,18 +110,31 @@ def require_fit(p: Plan) -> Plan:
     """Refuse a wrong environment, or one the algorithm cannot have, before anything is written.
 
     Returns:
-        The plan with what only the environment could tell: a time limit found by playing it.
+        The plan with what only the environment could tell: a time limit found by playing it, and
+        the file it was written in.
     """
     require_machine(p)
     with closing(build_env(p)) as env:
         build_algorithm(p, env)
     family = env.env if isinstance(env, OracleEnv) else env
-    return dataclasses.replace(p, env_config=getattr(family, "cfg", p.env_config))
+    config = getattr(family, "cfg", p.env_config)
+    return dataclasses.replace(p, env_config=config, source=source_file(p.env))
 
 
 def build_env(p: Plan) -> TaskEnv:
-    """The family of a plan, with the task in the observation for ``oracle``."""
-    env = make_env(p.env, p.env_config)
+    """The family of a plan, with the task in the observation for ``oracle``.
+
+    Raises:
+        UserError: nothing has its name here, or it does not fit.
+    """
+    try:
+        env = make_env(p.env, p.env_config)
+    except UserError as error:
+        if p.source and isinstance(error.__cause__, ModuleNotFoundError):
+            raise UserError(
+                f"{error}; the run was trained with {p.source['file']}: run this in its folder"
+            ) from error
+        raise
     return OracleEnv(env) if ALGOS[p.algo].sees_task else env
 
 
@@ -144,6 +158,7 @@ def load_algorithm(
         p = with_overrides(p, {"device": "cpu"})
     with ExitStack() as on_failure:
         env = on_failure.enter_context(closing(build_env(p)))
+        warn_if_changed(p.env, p.source)
         algorithm = build_algorithm(p, env)
         state = load_state(folder, algorithm, which, p.run.device)
         on_failure.pop_all()

@@ -61,6 +61,8 @@ class Plan:
     run: RunConfig
     algo_config: Any
     env_config: Any
+    source: dict[str, str] | None = dataclasses.field(default=None, compare=False)
+    """Of an environment of one's own: its source file as it was when the run was made."""
 
     def __post_init__(self) -> None:
         """Refuse a run that would train nothing, or something else than its name says."""
@@ -135,6 +137,7 @@ def to_document(p: Plan) -> dict[str, Any]:
         "run": _plain(p.run),
         "algo_config": {"type": type(p.algo_config).__name__} | _plain(p.algo_config),
         "env_config": _plain(p.env_config),
+        "source": p.source,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
     }
 
@@ -158,7 +161,7 @@ def from_document(document: dict[str, Any]) -> Plan:
         return Plan(
             base.algo, base.env, base.preset, RunConfig(**document["run"]),
             type(base.algo_config)(**_tuples(fields)),
-            type(base.env_config)(**_tuples(document["env_config"])),
+            type(base.env_config)(**_tuples(document["env_config"])), document.get("source"),
         )  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
