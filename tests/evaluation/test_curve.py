@@ -8,6 +8,7 @@ from precocial.cli import _print_curve
 from precocial.envs.control.point_nav import PointNav, PointNavConfig
 from precocial.evaluation.curve import adaptation_curve
 from precocial.evaluation.summary import summarise
+from precocial.statistics import TaskSample
 
 
 class Unstable(PointNav):
@@ -29,7 +30,7 @@ def test_diverged_lanes_are_counted(algo, lost, capsys):
     method = build(ALGOS[algo].config, env.spec, rng)
     tasks = env.sample_tasks(3, "test", rng)
     curve = adaptation_curve(method, env, tasks, stages=2, lanes=4, seed=0)
-    result = summarise([curve, curve])
+    result = summarise([curve, curve], TaskSample(tasks.id.numpy()))
     assert curve.lanes_diverged == 3 * 2 * lost  # tasks x stages x lanes
     assert result.get("lanes_diverged") == (12 * lost or None)
     _print_curve(result | {
