@@ -194,7 +194,7 @@ def check_env(factory: Factory, horizon: int = 0, pace: Pace | None = None) -> l
         problems.append(Problem(error.code, str(error)))
     finally:
         opened.close()
-    if "get-task" in {problem.code for problem in problems}:  # which has said so already
+    if {"get-task", "task-changed"} & {problem.code for problem in problems}:  # it is said already
         return [problem for problem in problems if problem.code != "task-lost"]
     return problems
 
@@ -548,7 +548,7 @@ def _check_second_episode(
         for start in ({"seed": seed}, {}):
             pace.tick()
             if start or again:
-                source.call(where, source.set_task, task)
+                source.call(where, source.set_task, copied(task))
             obs = source.call(where, env.reset, **start)[0]
             seen = [flatten(space, as_numpy(obs))]
             for action in actions[:_SECOND_STEPS]:
