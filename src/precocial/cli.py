@@ -582,7 +582,8 @@ def check_env(args: list[str]) -> int:
     """``precocial check-env``."""
     flags = parse(CheckEnv, args, "precocial check-env")
     at_least(flags, 0, "budget")
-    from precocial.envs.own.check import Pace, check
+    from precocial.envs.own.check import check
+    from precocial.envs.own.findings import Pace
 
     def tell(line: str) -> None:
         print(f"check-env: {line}", file=sys.stderr, flush=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from precocial.algos.model.shared import RandomActor
+from precocial.algos.model.acting import RandomActor
 from precocial.envs import ENVS
 
 NUM = 8

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from precocial.algos import ALGOS, build
+from precocial.algos.model.acting import MPCLearner, RandomActor
+from precocial.algos.model.adapters import Window
 from precocial.algos.model.grbal import GradientModel, GrBALConfig, masks
 from precocial.algos.model.mb_mpc import MBDEConfig
 from precocial.algos.model.rebal import GrEBALConfig
-from precocial.algos.model.shared import AdaptiveConfig, MPCLearner, RandomActor, Window
+from precocial.algos.model.shared import AdaptiveConfig
 from precocial.envs.control.hidden_gain import HiddenGain, HiddenGainConfig
 from precocial.envs.control.point_nav import PointNav
 from precocial.errors import UserError
@@ -23,6 +25,20 @@ from precocial.ops.params import expand
 from precocial.replay import Replay, Transitions
 from precocial.rollout import collect
 from precocial.types import EnvSpec, Rollout, Step
+
+
+class Stateless:
+    """What an adapter has that is never saved."""
+
+    model = torch.nn.Module()
+    resets = 0
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
 
 METHODS = ("grbal", "rebal", "grebal", "mb-mpc", "mb-de")
 SMALL = {
@@ -510,10 +526,7 @@ def test_the_learner_plans_for_what_it_is_told():
     tasks = env.sample_tasks(4, "test", rng())
     gain = tasks.params["gain"].view(4, 1)
 
-    class Truth:
-        model = torch.nn.Module()
-        resets = 0
-
+    class Truth(Stateless):
         def predict(self, obs, action):
             velocity = (obs[..., 1] + 0.3 * gain * action[..., 0]).clamp(-4, 4)
             position = (obs[..., 0] + 0.1 * velocity).clamp(-4, 4)
@@ -522,12 +535,6 @@ def test_the_learner_plans_for_what_it_is_told():
         def observe(self, obs, action, next_obs, ended):
             predicted = self.predict(obs.unsqueeze(1), action.unsqueeze(1))[:, 0]
             assert torch.allclose(predicted[:, :2], next_obs[:, :2], atol=1e-5)
-
-        def state_dict(self):
-            return {}
-
-        def load_state_dict(self, state):
-            pass
 
     cfg = GrBALConfig(planner="cem", candidates=100, rounds=3)
     learner = MPCLearner(Truth(), cfg, env.spec, (4, 1), rng(1))
@@ -600,21 +607,12 @@ def test_a_planner_thinks_in_bounds_and_acts_in_the_policys_units():
         imagined.append(action)
         return -(action[..., 0] - 0.8).square()
 
-    class Adapter:
-        model = torch.nn.Module()
-        resets = 0
-
+    class Adapter(Stateless):
         def predict(self, obs, action):
             return obs
 
         def observe(self, obs, action, next_obs, ended):
             seen.append(action)
-
-        def state_dict(self):
-            return {}
-
-        def load_state_dict(self, state):
-            pass
 
     env.spec = env.spec._replace(reward_fn=reward_fn)
     cfg = GrBALConfig(planner="cem", candidates=100, rounds=5, plan_horizon=2)
@@ -751,10 +749,8 @@ def test_lanes_that_diverged_or_were_reset_are_in_the_metrics_of_their_iteration
     assert "train/lanes_diverged" not in trained("grbal", calm, 1).meta_update(calm, tasks, rng(3))
 
 
-class LastMove:
+class LastMove(Stateless):
     """Predicts that each lane moves as it just did; at first not at all."""
-
-    resets = 0
 
     def __init__(self, lanes):
         self.move = torch.zeros(lanes, 1)

@@ -14,7 +14,9 @@ from precocial.envs import ENVS, env_config, make_env
 from precocial.envs.control.point_nav import PointNav, PointNavConfig
 from precocial.envs.own import adapter
 from precocial.envs.own.adapter import GymConfig, GymTaskEnv
-from precocial.envs.own.check import Pace, check, check_env, check_task_env, task_components
+from precocial.envs.own.check import check, check_env, check_task_env
+from precocial.envs.own.findings import Pace
+from precocial.envs.own.leaks import task_components
 from precocial.types import Step, UserError
 
 
@@ -565,8 +567,14 @@ class Clock:
         return self.now
 
 
+def tick_at_every_look(monkeypatch):
+    clock = Clock()
+    for module in ("check", "findings"):
+        monkeypatch.setattr(f"precocial.envs.own.{module}.time", clock)
+
+
 def test_plays_are_shortened_before_checks_are_left_out(monkeypatch):
-    monkeypatch.setattr("precocial.envs.own.check.time", Clock())
+    tick_at_every_look(monkeypatch)
     lines = []
     pace = Pace(2000, lines.append)
     found = {p.code for p in check_env(GoalInObs, pace=pace)}
@@ -577,7 +585,7 @@ def test_plays_are_shortened_before_checks_are_left_out(monkeypatch):
 
 
 def test_short_plays_say_nothing_about_the_effect_of_tasks(monkeypatch):
-    monkeypatch.setattr("precocial.envs.own.check.time", Clock())
+    tick_at_every_look(monkeypatch)
     pace = Pace(2500)
     assert check_env(NoEffect, horizon=100, pace=pace) == []
     assert "what tasks change" in pace.left_out

@@ -5,8 +5,19 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
 
+from precocial.algos.model.acting import clipped
+from precocial.algos.model.adapters import Adapter
+from precocial.ops.returns import episode_index, time_in_episode
 from precocial.statistics import TaskSample, as_json, bootstrap_interval
+from precocial.types import EnvSpec, Rollout
+
+SETTLED = 16
+"""Transitions after which a model counts as adapted, when its error is measured; the same for every
+method, so that they compare."""
 
 
 class ModelErrors(NamedTuple):
@@ -67,3 +78,56 @@ class ModelErrors(NamedTuple):
                 "adapted": [float(x) for x in adapted],
             }
         }
+
+
+@torch.no_grad()
+def model_errors(
+    fresh: Adapter, adapting: Adapter, rollout: Rollout, spec: EnvSpec, state_dim: int
+) -> ModelErrors:
+    """How well a model predicts what happened on each task, whoever acted.
+
+    Counted are transitions of a lane's first episode after at least 16 others; where the world
+    changed, after at least 16 of the new one.
+
+    Args:
+        fresh: The model on N*E lanes, as an episode begins; it never looks.
+        adapting: The same, which looks at every transition.
+        rollout: What was met.
+        spec: Of the environment that was acted in: it says what the actions mean.
+        state_dim: The first so many columns of an observation are predicted.
+    """
+    (num, lanes), steps = rollout.reward.shape[:2], rollout.reward.shape[2]
+    # (N, E, T, ...) -> (N*E, T, ...)
+    obs, next_obs = rollout.obs.flatten(0, 1), rollout.next_obs.flatten(0, 1)
+    action = clipped(rollout.action, spec).flatten(0, 1)
+    ended = (rollout.terminated | rollout.truncated).flatten(0, 1)
+    scale = (next_obs - obs)[..., :state_dim].flatten(0, 1).std(0, correction=0)
+    moves = scale > 1e-6  # what never changes has no unit
+    errors = []
+    for t in range(steps):
+        now = obs[:, t], action[:, t]
+        for model in (fresh, adapting):
+            predicted = model.predict(*(x.unsqueeze(1) for x in now)).squeeze(1)
+            wrong = (predicted - next_obs[:, t])[:, :state_dim][:, moves] / scale[moves]
+            errors.append(wrong.square().mean(-1))
+        adapting.observe(*now, next_obs[:, t], ended[:, t])
+    error = torch.stack(errors, -1).unflatten(-1, (steps, 2))  # (N*E, T, 2)
+    first = episode_index(ended) == 0
+    if "info/diverged" in rollout.extra:
+        first &= ~rollout.extra["info/diverged"].flatten(0, 1).bool()
+    seen, asked = time_in_episode(ended), first
+    since: Literal["start", "switch"] = "start"
+    if "info/switched" in rollout.extra:
+        since, asked = "switch", rollout.extra["info/switched"].flatten(0, 1).bool() & first
+        seen = torch.where(asked, time_in_episode(ended | opens(asked)), seen)
+    weight = (asked & (seen >= SETTLED)).to(error).unsqueeze(-1)
+    total, count = (x.unflatten(0, (num, lanes)).sum((1, 2)) for x in (error * weight, weight))
+    curve = [error[asked & (seen == age)].mean(0) for age in range(2 * SETTLED + 1)]
+    unadapted, adapted = (total / count).sqrt().cpu().double().numpy().T
+    by_age = torch.stack(curve, 1).sqrt().cpu().double().numpy()
+    return ModelErrors(unadapted, adapted, since, by_age)
+
+
+def opens(on: Bool[Tensor, "b t"]) -> Bool[Tensor, "b t"]:
+    """True at the step before a stretch of ``on`` begins."""
+    return torch.cat([~on[:, :-1] & on[:, 1:], torch.zeros_like(on[:, :1])], 1)

@@ -29,13 +29,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from precocial.algos.model.shared import (
-    AdaptiveConfig,
-    ModelBased,
-    ParameterAdapter,
-    frozen,
-    prediction_error,
-)
+from precocial.algos.model.adapters import ParameterAdapter, frozen, prediction_error
+from precocial.algos.model.shared import AdaptiveConfig, ModelBased
 from precocial.checks import positive
 from precocial.nets.dynamics import Dynamics, Factors
 from precocial.replay import Transitions

@@ -22,15 +22,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from precocial.algos.model.shared import (
-    Adapter,
-    AdaptiveConfig,
-    ModelBased,
-    ModelConfig,
-    ParameterAdapter,
-    frozen,
-    prediction_error,
-)
+from precocial.algos.model.adapters import Adapter, ParameterAdapter, frozen, prediction_error
+from precocial.algos.model.shared import AdaptiveConfig, ModelBased, ModelConfig
 from precocial.checks import positive
 from precocial.nets.dynamics import Dynamics
 from precocial.ops.adaptation import inner_update

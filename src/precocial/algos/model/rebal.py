@@ -30,14 +30,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from precocial.algos.model.shared import (
-    AdaptiveConfig,
-    ModelBased,
-    Window,
-    frozen,
-    prediction_error,
-    restore_broken,
-)
+from precocial.algos.model.adapters import Window, frozen, prediction_error, restore_broken
+from precocial.algos.model.shared import AdaptiveConfig, ModelBased
 from precocial.checks import at_least, positive
 from precocial.nets.dynamics import Dynamics
 from precocial.nets.memory import build_memory

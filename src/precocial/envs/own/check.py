@@ -1,6 +1,6 @@
 """What is wrong with an environment, found by playing it: ``precocial check-env``.
 
-``check_env`` is for a user's Gymnasium environment, ``check_task_env`` for any family of tasks.
+``check_env`` is for a user's Gymnasium environment; a registered family is looked at as a family.
 Everything is compared at the same seed and under the same actions, so that what differs is due to
 the task.
 """
@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from gymnasium import spaces
-from jaxtyping import Bool, Float, Float32, Shaped
-from scipy import stats
+from jaxtyping import Bool, Float32, Shaped
 
 from precocial.envs import ENVS, env_config, make_env
 from precocial.envs.own.adapter import (
@@ -29,11 +27,13 @@ from precocial.envs.own.adapter import (
     equal,
     resolve,
 )
+from precocial.envs.own.check_family import check_family
+from precocial.envs.own.findings import Pace, Paced, Problem, TimeUp
+from precocial.envs.own.leaks import NUM_SEEDS, NUM_TASKS, leak, task_components
 from precocial.envs.own.workers import (
     Copies,
     EnvError,
     Factory,
-    Outcome,
     Seat,
     as_numpy,
     copied,
@@ -42,16 +42,7 @@ from precocial.envs.own.workers import (
     method_of,
     misfit,
 )
-from precocial.types import SPLITS, Split, Step, TaskEnv, Tasks, UserError
-
-
-class Problem(NamedTuple):
-    """Something to repair."""
-
-    code: str
-    """Its kind, e.g. ``task-in-observation``."""
-    message: str
-    """What was seen, and what to do about it."""
+from precocial.types import SPLITS, Split, TaskEnv, UserError
 
 
 def check(env: str, horizon: int = 0, pace: Pace | None = None) -> list[Problem]:
@@ -70,90 +61,17 @@ def check(env: str, horizon: int = 0, pace: Pace | None = None) -> list[Problem]
         if pace and pace.say:  # here, because what is built first may hang
             pace.say(f"plays {env} for {pace.budget_s:g} s at most (--budget)")
         return check_env(factory, horizon, pace)
-    family = make_env(env, env_config(env))
-    try:
+    with closing(make_env(env, env_config(env))) as family:
         return check_task_env(family)
-    finally:
-        family.close()
 
 
-# ---- time ----------------------------------------------------------------------------------
-
-_SAY_EVERY_S = 10.0
-
-
-class _TimeUp(Exception):
-    """The time for all checks is over."""
+def check_task_env(env: TaskEnv) -> list[Problem]:
+    """Everything wrong with a family of tasks; of an adapted one, with the environment itself."""
+    if isinstance(env, GymTaskEnv):
+        return check_env(env.factory, env.spec.horizon)
+    return check_family(env)
 
 
-class Pace:
-    """Time that all checks together may take: says what goes on, and knows what was left out.
-
-    Args:
-        budget_s: Time in seconds; one call into the user's code may outlast it.
-        say: Gets a line every ten seconds, when a call returns; without it nothing is said.
-    """
-
-    def __init__(
-        self, budget_s: float = math.inf, say: Callable[[str], None] | None = None
-    ) -> None:
-        self.budget_s, self.say = budget_s, say
-        self.started = self.said = time.monotonic()
-        self.calls, self.doing = 0, ""
-        self.left_out: list[str] = []
-        """What there was no time for, in words."""
-
-    @property
-    def left_s(self) -> float:
-        """Time that is left, in seconds."""
-        return self.budget_s - (time.monotonic() - self.started)
-
-    def tick(self) -> None:
-        """Comes before every reset and step.
-
-        Raises:
-            _TimeUp: No time is left; for ``run``.
-        """
-        self.calls += 1
-        now = time.monotonic()
-        if self.say and now - self.said >= _SAY_EVERY_S:
-            self.said = now
-            self.say(f"{now - self.started:.0f} s, {self.calls} resets and steps: {self.doing}")
-        if self.left_s <= 0:
-            raise _TimeUp
-
-    def run(self, doing: str, problems: Iterator[Problem]) -> Iterator[Problem]:
-        """What a check finds until the time is up."""
-        self.doing = doing
-        try:
-            self.tick()
-            yield from problems
-        except _TimeUp:
-            self.left_out.append(doing)
-
-
-class _Paced(Copies):
-    """Copies that look at the clock at every reset and step."""
-
-    def __init__(self, factory: Factory, horizon: int, pace: Pace) -> None:
-        super().__init__(factory, horizon)
-        self.pace = pace
-
-    def reset(self, seats: list[Seat]) -> Float32[np.ndarray, "l o"]:
-        """As without a clock."""
-        self.pace.tick()
-        return super().reset(seats)
-
-    def step(self, actions: Shaped[np.ndarray, "l *a"]) -> Outcome:
-        """As without a clock."""
-        self.pace.tick()
-        return super().step(actions)
-
-
-# ---- a user's environment ------------------------------------------------------------------
-
-_TASKS = 12
-_SEEDS = 8
 _STEPS = 200
 """Longest play per check, in steps; whole episodes are followed for up to 1000."""
 
@@ -228,10 +146,10 @@ def _check_tasks(source: TaskSource, factory: Factory, pace: Pace) -> Iterator[P
 
     def drawn_anew(seed: int) -> list[Any]:
         with closing(TaskSource(factory)) as another:
-            return draw(another, _TASKS, "train", seed)
+            return draw(another, NUM_TASKS, "train", seed)
 
-    first = draw(source, _TASKS, "train", 1)
-    again = drawn_anew(1), draw(source, _TASKS, "train", 1)
+    first = draw(source, NUM_TASKS, "train", 1)
+    again = drawn_anew(1), draw(source, NUM_TASKS, "train", 1)
     if not all(equal(first, tasks) for tasks in again):
         yield Problem(
             "tasks-not-reproducible", "the same seed drew different tasks; in sample_tasks draw "
@@ -259,10 +177,10 @@ def _check_tasks(source: TaskSource, factory: Factory, pace: Pace) -> Iterator[P
 def _distinct(source: TaskSource) -> list[Any]:
     """Up to 12 different training tasks."""
     found: list[Any] = []
-    for task in source.finite or source.draw(4 * _TASKS, "train", 4):
+    for task in source.finite or source.draw(4 * NUM_TASKS, "train", 4):
         if not any(equal(task, other) for other in found):
             found.append(task)
-    return found[:_TASKS]
+    return found[:NUM_TASKS]
 
 
 def _check_get_task(source: TaskSource, tasks: list[Any], pace: Pace) -> Iterator[Problem]:
@@ -319,7 +237,7 @@ def _action_sequences(space: spaces.Space, length: int) -> Iterator[Shaped[np.nd
 def _check_play(factory: Factory, horizon: int, tasks: list[Any], pace: Pace) -> Iterator[Problem]:
     """What shows only when the environment is played."""
     with ExitStack() as opened:
-        copies = opened.enter_context(closing(_Paced(factory, horizon, pace)))
+        copies = opened.enter_context(closing(Paced(factory, horizon, pace)))
         copies.reset([Seat(tasks[0], 0, 0, 0)])
         space = copies.envs[0].action_space
         most = min(horizon, _STEPS)
@@ -331,7 +249,7 @@ def _check_play(factory: Factory, horizon: int, tasks: list[Any], pace: Pace) ->
             "dtypes, bounds and actions", _check_step_by_step(source, some[0], sequences[0], pace)
         )
         yield from (global_use := list(_check_streams(copies)))
-        fresh = _Paced(factory, horizon, pace)
+        fresh = Paced(factory, horizon, pace)
         unsteady = list(pace.run(
             "the same seed twice", _check_reproducible(fresh, some, sequences[0], plays[0])
         ))  # fmt: skip
@@ -339,7 +257,7 @@ def _check_play(factory: Factory, horizon: int, tasks: list[Any], pace: Pace) ->
             yield from unsteady
             return
         if not global_use:  # copies that share the global streams do change each other's episodes
-            fresh = _Paced(factory, horizon, pace)
+            fresh = Paced(factory, horizon, pace)
             check = _check_apart(fresh, some, sequences[0], plays[0])
             yield from pace.run("two copies side by side", check)
             check = _check_second_episode(source, some, sequences, pace)
@@ -353,7 +271,7 @@ def _check_play(factory: Factory, horizon: int, tasks: list[Any], pace: Pace) ->
         yield from pace.run("time limits", _check_time_limit(copies, horizon, some))
 
 
-_SIZES = ((_TASKS, _STEPS), (_TASKS, 50), (6, 50), (6, 20), (3, 20), (2, 10))
+_SIZES = ((NUM_TASKS, _STEPS), (NUM_TASKS, 50), (6, 50), (6, 20), (3, 20), (2, 10))
 """Tasks and steps of a play, from what is usual to the least that shows anything."""
 
 
@@ -373,8 +291,8 @@ def _affordable(
         # Three plays of every task, one for each thing looked at beside, two episodes twice each;
         # Three plays of every task, eight for what is looked at beside, two episodes twice a try;
         # and the resets whose observations are compared.
-        plays = 3 * num + 8 + 4 * _SEEDS * min(1, _SECOND_STEPS / steps)
-        if plays * (reset_s + steps * step_s) + _SEEDS * num * reset_s < 0.8 * pace.left_s:
+        plays = 3 * num + 8 + 4 * NUM_SEEDS * min(1, _SECOND_STEPS / steps)
+        if plays * (reset_s + steps * step_s) + NUM_SEEDS * num * reset_s < 0.8 * pace.left_s:
             break
     if num < len(tasks):
         pace.left_out.append(f"{len(tasks) - num} of {len(tasks)} tasks")
@@ -401,7 +319,7 @@ def _check_tasks_differ(
             break
     if not any(map(_differ, plays)):
         if cut:
-            raise _TimeUp
+            raise TimeUp
         yield Problem(
             "task-without-effect", f"set_task changed neither rewards nor transitions: "
             f"{len(tasks)} tasks gave equal episodes under {len(plays)} sequences of actions "
@@ -627,7 +545,7 @@ def _check_time_limit(copies: Copies, horizon: int, tasks: list[Any]) -> Iterato
 
 
 def _check_leak(copies: Copies, tasks: list[Any], plays: list[Play]) -> Iterator[Problem]:
-    seeds = range(30, 30 + _SEEDS)
+    seeds = range(30, 30 + NUM_SEEDS)
     rows = [
         np.concatenate([copies.reset([Seat(task, seed, 0, 0)]) for seed in seeds]) for task in tasks
     ]
@@ -642,182 +560,4 @@ def _check_leak(copies: Copies, tasks: list[Any], plays: list[Play]) -> Iterator
         differs = (plays[0].obs[1] != plays[0].obs[1, :1]).any(0)
         shown = np.flatnonzero(constant & differs).tolist() if len(plays) > 1 else []
     if shown:
-        yield _leak(where, shown)
-
-
-def _leak(where: str, shown: list[int]) -> Problem:
-    some = ", ".join(map(str, shown[:8])) + (", ..." if len(shown) > 8 else "")
-    return Problem(
-        "task-in-observation", f"{where} tells the task (component {some} of the flattened "
-        "observation differs between tasks at the same seed); remove it: the agent must find the "
-        "task out through reward and transition",
-    )  # fmt: skip
-
-
-def task_components(first: Float[np.ndarray, "k s o"]) -> list[int]:
-    """Components of the first observation that the task moves, over K tasks and S seeds.
-
-    Two-way analysis of variance without replication: the effect of the task against what seed and
-    task do together. Where the start is a constant, any difference counts.
-    """
-    num_tasks, num_seeds, size = first.shape
-    x = first.astype(np.float64) - first.mean((0, 1), dtype=np.float64)
-    by_task, by_seed = x.mean(1, keepdims=True), x.mean(0, keepdims=True)
-    between = num_seeds * (by_task**2).sum((0, 1)) / (num_tasks - 1)
-    rest = ((x - by_task - by_seed) ** 2).sum((0, 1)) / ((num_tasks - 1) * (num_seeds - 1))
-    scale = (x**2).mean((0, 1))
-    ratio = between / np.maximum(rest, 1e-12 * scale + 1e-30)
-    p = stats.f.sf(ratio, num_tasks - 1, (num_tasks - 1) * (num_seeds - 1))
-    differs = (first != first[:1]).any((0, 1))
-    return np.flatnonzero(differs & (p < 1e-4 / size)).tolist()
-
-
-# ---- any family ----------------------------------------------------------------------------
-
-
-def check_task_env(env: TaskEnv) -> list[Problem]:
-    """Everything wrong with a family of tasks: shapes, bounds, seeds, splits, leaks, endings."""
-    if isinstance(env, GymTaskEnv):
-        return check_env(env.factory, env.spec.horizon)
-    return [*_check_family_tasks(env), *_check_family_steps(env), *_check_family_play(env)]
-
-
-def _rng(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def _rows(tasks: Tasks) -> list[bytes]:
-    """One comparable value per task."""
-    return [
-        b"".join(v[i].numpy().tobytes() for v in tasks.params.values()) for i in range(tasks.num)
-    ]
-
-
-def _check_family_tasks(env: TaskEnv) -> Iterator[Problem]:
-    drawn: dict[Split, list[bytes]] = {}
-    for seed, split in enumerate(SPLITS):
-        tasks = env.sample_tasks(100, split, _rng(seed))
-        drawn[split] = _rows(tasks)
-        if tasks.num != 100 or any(len(v) != 100 for v in tasks.params.values()):
-            yield Problem("shape", f"100 {split} tasks were asked for; got {tasks.num}")
-        if drawn[split] != _rows(env.sample_tasks(100, split, _rng(seed))):
-            yield Problem("tasks-not-reproducible", f"one generator drew two sets of {split} tasks")
-        features = env.task_features(tasks)
-        if features.shape != (100, env.spec.task_dim) or not features.isfinite().all():
-            yield Problem(
-                "shape", f"task_features has shape {tuple(features.shape)} or is not finite; "
-                f"expected (100, {env.spec.task_dim})",
-            )  # fmt: skip
-    if env.spec.num_tasks is None:
-        if drawn["train"] == _rows(env.sample_tasks(100, "train", _rng(9))):
-            yield Problem("same-tasks", "two generators drew the same tasks")
-        for one, other in combinations(SPLITS, 2):
-            if {one, other} != {"test", "shifted"} and set(drawn[one]) & set(drawn[other]):
-                yield Problem("split-overlap", f"{one} and {other} share tasks")
-
-
-def _actions(env: TaskEnv, n: int, lanes: int, rng: torch.Generator) -> torch.Tensor:
-    """Random raw actions, the same for every task."""
-    spec = env.spec
-    if spec.action_kind == "discrete":
-        one = torch.randint(spec.action_dim, (1, lanes), generator=rng)
-        return one.expand(n, -1).contiguous()
-    return torch.randn((1, lanes, spec.action_dim), generator=rng).expand(n, -1, -1).contiguous()
-
-
-def _check_family_steps(env: TaskEnv) -> Iterator[Problem]:
-    """Shapes, dtypes, endings and bounds over a little more than one time limit."""
-    n, lanes, spec = 3, 4, env.spec
-    tasks = env.sample_tasks(n, "train", _rng(0))
-    obs, rng = env.reset(tasks, lanes, _rng(1)), _rng(2)
-    floats = torch.get_default_dtype()
-    if obs.shape != (n, lanes, spec.obs_dim) or obs.dtype != floats:
-        yield Problem("shape", f"reset gave {tuple(obs.shape)}, {obs.dtype}; expected {floats} "
-                      f"({n}, {lanes}, {spec.obs_dim})")  # fmt: skip
-        return
-    since, moved, kept = torch.zeros(n, lanes, dtype=torch.long), False, True
-    start, seen_end = obs, False
-    for _ in range(spec.horizon + 1):
-        before = env.steps_taken
-        step = env.step(_actions(env, n, lanes, rng))
-        yield from (found := list(_check_step(step, (n, lanes, spec.obs_dim), floats)))
-        if found:
-            return
-        if env.steps_taken - before != n * lanes:
-            yield Problem("steps-taken", f"a step added {env.steps_taken - before} to steps_taken; "
-                          f"expected {n * lanes}")  # fmt: skip
-            return
-        ended = step.terminated | step.truncated
-        since += 1
-        if (since > spec.horizon).any() or ((since == spec.horizon) & ~ended).any():
-            yield Problem("time-limit", f"an episode outlasted its {spec.horizon} steps")
-            return
-        if (step.truncated & (since < spec.horizon)).any():
-            yield Problem("time-limit", f"an episode was truncated before {spec.horizon} steps")
-            return
-        if not torch.equal(step.obs[~ended], step.next_obs[~ended]):
-            yield Problem("next-obs", "obs and next_obs differ where no episode ended")
-            return
-        moved |= not torch.equal(step.next_obs, start)
-        if ended.any():
-            seen_end = True
-            kept &= torch.equal(step.obs[ended], step.next_obs[ended])
-        since[ended] = 0
-    if seen_end and moved and kept:
-        yield Problem("next-obs", "at every ending next_obs is the next episode's observation")
-    env.close()
-
-
-def _check_step(step: Step, shape: tuple[int, int, int], floats: torch.dtype) -> Iterator[Problem]:
-    for name, kind in (
-        ("obs", floats), ("next_obs", floats), ("reward", floats), ("terminated", torch.bool),
-        ("truncated", torch.bool),
-    ):  # fmt: skip
-        value: torch.Tensor = getattr(step, name)
-        expected = shape if name.endswith("obs") else shape[:2]
-        if value.shape != expected or value.dtype != kind:
-            yield Problem("shape", f"{name} is {tuple(value.shape)}, {value.dtype}; expected "
-                          f"{expected}, {kind}")  # fmt: skip
-        elif not value.isfinite().all():
-            yield Problem("not-finite", f"{name} has values that are not finite")
-    if (step.terminated & step.truncated).any():
-        yield Problem("flags", "an ending is both terminated and truncated; termination wins")
-    if any(v.shape != shape[:2] for v in step.info.values()):
-        yield Problem("shape", f"an entry of info is not {shape[:2]}")
-
-
-def _trace(
-    env: TaskEnv, tasks: Tasks, seed: int, length: int, scale: float = 1.0
-) -> list[torch.Tensor]:
-    """First observation, then next_obs, reward and ends of ``length`` steps on four lanes."""
-    seen, rng = [env.reset(tasks, 4, _rng(seed))], _rng(seed + 1)
-    for _ in range(length):
-        action = _actions(env, tasks.num, 4, rng)
-        if env.spec.action_kind == "box":
-            action = action.sign() * scale
-        step = env.step(action)
-        seen += [step.next_obs, step.reward, step.terminated, step.truncated]
-    return seen
-
-
-def _same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
-    return all(map(torch.equal, a, b))
-
-
-def _check_family_play(env: TaskEnv) -> Iterator[Problem]:
-    """The same seed twice, actions beyond the bounds, and what changes with the task."""
-    tasks = env.sample_tasks(_TASKS, "train", _rng(3))
-    length = min(env.spec.horizon + 1, 50)
-    if not _same(_trace(env, tasks, 4, length), _trace(env, tasks, 4, length)):
-        yield Problem("not-reproducible", "the same generator gave different episodes")
-    wide, wider = (_trace(env, tasks, 4, length, scale) for scale in (1e3, 1e4))
-    if env.spec.action_kind == "box" and not _same(wide, wider):
-        yield Problem("action-bounds", "actions far beyond the bounds are not clipped")
-    ones = [tasks.select(slice(i, i + 1)) for i in range(_TASKS)]
-    played = [_trace(env, one, 6, length) for one in ones]
-    if all(_same(played[0][1:], p[1:]) for p in played):
-        yield Problem("task-without-effect", f"{_TASKS} tasks gave equal episodes")
-    first = np.stack([env.reset(one, _SEEDS, _rng(7))[0].numpy() for one in ones])
-    if shown := task_components(first):
-        yield _leak("the first observation", shown)
-    env.close()
+        yield leak(where, shown)
