@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ class Trained:
 
     def __init__(self, plan: Plan, env: TaskEnv, algorithm: Algorithm, iteration: int) -> None:
         self.plan, self.env, self.algorithm, self.iteration = plan, env, algorithm, iteration
+        self.close = weakref.finalize(self, env.close)
+        """Close the environment; done by itself with the last learner, or at exit."""
 
     def learner(self, num_tasks: int = 1, lanes: int = 1, seed: int = 0) -> Agent:
         """A fresh learner to use in a loop of your own: NumPy in, NumPy out.
