@@ -151,6 +151,52 @@ def test_an_action_is_converted_in_one_way(tmp_path):
     assert actions.dtype == np.int64 and actions.ravel().tolist() == expected.tolist()
 
 
+class Parts(Dial):
+    """Sees a dict of a place, a number and a pair."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {
+            "place": gymnasium.spaces.Box(-1, 1, (2,), np.float32),
+            "kind": gymnasium.spaces.Discrete(3),
+            "pair": gymnasium.spaces.Tuple(2 * (gymnasium.spaces.Box(-1, 1, (), np.float32),)),
+        }
+    )
+
+    def reset(self, *, seed=None, options=None):
+        obs, info = super().reset(seed=seed)
+        return {"place": np.zeros(2, np.float32), "kind": 0, "pair": (obs[0], obs[0])}, info
+
+    def step(self, action):
+        return self.reset()[0], *super().step(action)[1:]
+
+
+def test_lanes_of_a_dict_come_as_a_dict_of_arrays(tmp_path):
+    folder = precocial.train("maml", "test_agent:Parts", out=tmp_path / "run", **SMALL)
+    learner = precocial.load(folder).learner(2, 3)
+    numbers = np.arange(6, dtype=np.float32).reshape(2, 3)
+    obs = {
+        "kind": numbers.astype(int) % 3, "pair": (numbers + 20, numbers + 30),
+        "place": np.stack([numbers, numbers + 10], -1),
+    }  # fmt: skip
+    flat = learner.encode(obs)
+    one = precocial.load(folder).learner()
+    for n in range(2):
+        for e in range(3):
+            lane = {
+                "kind": obs["kind"][n, e], "pair": tuple(x[n, e] for x in obs["pair"]),
+                "place": obs["place"][n, e],
+            }  # fmt: skip
+            assert torch.equal(flat[n, e], one.encode(lane)[0, 0])
+    for wrong, words in (
+        ({"kind": obs["kind"]}, r"keys \['kind'\]; expected a dict of arrays"),
+        (obs | {"kind": obs["kind"].T}, r"shape \(3, 2\); expected \(2, 3\)"),
+        (obs | {"pair": numbers}, "no tuple of 2 arrays"),
+    ):
+        with pytest.raises(UserError, match=words):
+            learner.act(wrong)
+    assert learner.act(obs).shape == (2, 3, 1)
+
+
 def test_guards_leave_the_learner_unharmed(tmp_path):
     folder = precocial.train("maml", "point-nav", out=tmp_path / "run", env_horizon=2, **SMALL)
     learner = precocial.load(folder).learner(2, 3)
@@ -170,10 +216,12 @@ def test_guards_leave_the_learner_unharmed(tmp_path):
         ((obs, zero.T, no, no), r"reward has shape \(3, 2\); expected \(2, 3\)"),
         ((obs, zero, no.T, no), "terminated has shape"),
         ((obs, 0.0, no, no), "reward has shape"),
+        ((obs, None, no, no), "reward is a NoneType; expected numbers"),
+        ((obs, zero, no, no * np.nan), "truncated holds NaN"),
     ):
         with pytest.raises(UserError, match=words):
             learner.observe(*wrong)
-    learner.observe(obs, zero, no, no)
+    learner.observe(obs, torch.tensor(zero, requires_grad=True), no, no)
     with pytest.raises(UserError, match="without an act"):
         learner.observe(obs, zero, no, no)
     learner.act(obs)
@@ -188,6 +236,8 @@ def test_wrong_use_is_explained(tmp_path):
     learner = precocial.load(folder).learner()
     with pytest.raises(UserError, match="shape"):
         learner.act(np.zeros(5))
+    with pytest.raises(UserError, match="lanes is 0; expected 1 or more"):
+        precocial.load(folder).learner(lanes=0)
     with pytest.raises(UserError, match=r"before any observe"):
         learner.adapt()
     oracle = precocial.train("oracle", "point-nav", out=tmp_path / "o", env_horizon=20, **SMALL)

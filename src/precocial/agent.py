@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from precocial.algos import ALGOS
@@ -23,6 +24,8 @@ class Trained:
 
     def __init__(self, plan: Plan, env: TaskEnv, algorithm: Algorithm, iteration: int) -> None:
         self.plan, self.env, self.algorithm, self.iteration = plan, env, algorithm, iteration
+        self.close = weakref.finalize(self, env.close)
+        """Close the environment; done by itself with the last learner, or at exit."""
 
     def learner(self, num_tasks: int = 1, lanes: int = 1, seed: int = 0) -> Agent:
         """A fresh learner to use in a loop of your own: NumPy in, NumPy out.
@@ -37,6 +40,9 @@ class Trained:
                 f"{self.plan.algo} needs the task's numbers in its observation, which no loop of "
                 "yours has; load a run of another algorithm"
             )
+        for name, count in (("num_tasks", num_tasks), ("lanes", lanes)):
+            if count < 1:
+                raise UserError(f"{name} is {count}; expected 1 or more")
         rng = generator(seed, "agent", device=self.plan.run.device)
         inner = self.algorithm.learner(num_tasks, lanes, rng)
         return Agent(self, inner, num_tasks, lanes)
@@ -105,25 +111,13 @@ class Agent:
         """A copy of the environment's own observation, flat, as the policy sees it."""
         env: Any = self.trained.env
         if hasattr(env, "encode"):  # a user's environment
-            lanes = [obs] if self.axes == (1, 1) else self._lanes(obs, env.observation_space.shape)
-            obs = np.stack([env.encode(one) for one in lanes]).reshape(*self.axes, -1)
-        flat = torch.tensor(np.asarray(obs), dtype=torch.float32)
+            obs = env.encode(obs, () if self.axes == (1, 1) else self.axes)
+        flat = self._numbers(obs, "the observation")
         whole = (*self.axes, env.spec.obs_dim)
         expected = whole[2:] if self.axes == (1, 1) else whole
         if tuple(flat.shape) not in (expected, whole):
             raise UserError(f"the observation has shape {tuple(flat.shape)}; expected {expected}")
-        self._require_finite(flat, "the observation")
         return flat.reshape(whole).to(self.trained.plan.run.device)
-
-    def _lanes(self, obs: Any, shape: tuple[int, ...]) -> list[Any]:
-        """The observations of all lanes, (N, E, ...), one after the other."""
-        array = np.asarray(obs)
-        if array.shape != (*self.axes, *shape):
-            raise UserError(
-                f"the observation has shape {array.shape}; expected {(*self.axes, *shape)}: tasks, "
-                "lanes, and an observation's own"
-            )
-        return list(array.reshape(-1, *shape))
 
     def to_env_units(self, raw: Tensor) -> np.ndarray:
         """What a policy drew (N, E, ...) as the environment takes it, in its dtype and bounds."""
@@ -140,21 +134,26 @@ class Agent:
 
     def _each(self, value: Any, name: str, dtype: torch.dtype) -> Tensor:
         """A copy of one value per lane, (N, E)."""
-        tensor = torch.tensor(np.asarray(value), dtype=dtype)
+        tensor = self._numbers(value, name)
         if tensor.numel() != 1 if self.axes == (1, 1) else tuple(tensor.shape) != self.axes:
             raise UserError(
                 f"{name} has shape {tuple(tensor.shape)}; expected "
                 f"{'one value' if self.axes == (1, 1) else self.axes}"
             )
-        self._require_finite(tensor, name)
-        return tensor.reshape(self.axes).to(self.trained.plan.run.device)
+        return tensor.reshape(self.axes).to(self.trained.plan.run.device, dtype)
 
     @staticmethod
-    def _require_finite(tensor: Tensor, name: str) -> None:
+    def _numbers(value: Any, name: str) -> Float32[Tensor, "*x"]:
+        """A copy of them; NaN and infinity are refused."""
+        array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+        if array.dtype.kind not in "biuf":
+            raise UserError(f"{name} is a {type(value).__name__}; expected numbers")
+        tensor = torch.tensor(array, dtype=torch.float32)
         if not bool(torch.isfinite(tensor).all()):
             raise UserError(
                 f"{name} holds NaN or infinity; the learner was not told and is as it was"
             )
+        return tensor
 
 
 def load(folder: Path | str, which: str = "last") -> Trained:

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -80,6 +81,13 @@ def test_seeds_are_grouped_and_settings_kept_apart(tmp_path):
     first, second = read_groups([a, b, c, a])
     assert [run.seed for run in first.runs] == [2, 10]
     assert (first.label, second.label) == ("maml, inner_lr 0.25", "maml, inner_lr 0.1")
+
+
+def test_a_copied_run_is_no_second_seed(tmp_path):
+    run = make_run(tmp_path / "run", seed=3)
+    shutil.copytree(run, tmp_path / "copy")
+    with pytest.raises(UserError, match="are seed 3 of the same settings"):
+        read_groups([run, tmp_path / "copy"])
 
 
 def test_single_evaluations_of_the_same_tasks_are_combined(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shlex
@@ -109,7 +110,7 @@ def read_groups(folders: Sequence[Path]) -> list[Group]:
     """Read run folders and put the seeds of one setting together, in the order given.
 
     Raises:
-        UserError: no folder is given, or one is no run folder.
+        UserError: no folder is given, one is no run folder, or two hold the same seed.
     """
     if not folders:
         raise UserError("no run folder was given; expected one or more made by `precocial train`")
@@ -121,6 +122,12 @@ def read_groups(folders: Sequence[Path]) -> list[Group]:
     groups = []
     for runs in members.values():
         runs.sort(key=lambda run: run.seed)
+        for run, other in itertools.pairwise(runs):
+            if run.seed == other.seed:
+                raise UserError(
+                    f"{run.folder} and {other.folder} are seed {run.seed} of the same settings; "
+                    "expected every run once"
+                )
         evaluations, ignored = _evaluations(runs)
         groups.append(Group("", runs, evaluations, ignored, 0, _pictures(runs)))
     return _labelled(groups)

@@ -8,9 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+import precocial
 from precocial.cli import main
 from precocial.envs.own.adapter import GymConfig, GymTaskEnv, resolve
 from precocial.types import UserError
@@ -172,6 +174,17 @@ def test_every_command_closes_its_copies(place):
     assert_closed(place, at_least=5)
     assert main(["watch", "run", "--out", "film.gif"]) == 0
     assert_closed(place, at_least=2)
+
+
+def test_a_loaded_run_closes_its_copy_with_the_last_learner(place):
+    train = ["train", "maml", "--env", "counted:Counted", "--iterations", "1", "--out", "run"]
+    assert main([*train, *SMALL]) == 0
+    (place / "notes").unlink()
+    learner = precocial.load("run").learner()
+    learner.act(np.zeros(1, np.float32))
+    assert len(noted(place, "open")) == 1 and not noted(place, "close")
+    del learner
+    assert_closed(place)
 
 
 @pytest.mark.parametrize(

@@ -660,11 +660,24 @@ class GymTaskEnv:
 
     # ---- conversions ----------------------------------------------------------------------
 
-    def encode(self, obs: Any) -> Float32[np.ndarray, " o"]:
-        """One observation of the user's environment as the policy sees it."""
-        if fault := misfit(self.observation_space, obs := as_numpy(obs)):
-            raise UserError(fault[1])
-        return flatten(self.observation_space, obs).astype(np.float32)
+    def encode(self, obs: Any, lanes: tuple[int, ...] = ()) -> Float32[np.ndarray, "*lanes o"]:
+        """Observations of the user's environment as the policy sees them.
+
+        Args:
+            obs: One; with ``lanes`` an array of them, of a Dict or Tuple space a dict or tuple of
+                arrays.
+            lanes: Axes that every array has before an observation's own.
+
+        Raises:
+            UserError: They do not fit the space.
+        """
+        space = self.observation_space
+        singles = lane_by_lane(space, as_numpy(obs), lanes) if lanes else [as_numpy(obs)]
+        for single in singles:
+            if fault := misfit(space, single):
+                raise UserError(fault[1])
+        rows = [flatten(space, single).astype(np.float32) for single in singles]
+        return np.stack(rows).reshape(*lanes, -1)
 
     def to_env_units(self, action: Shaped[Tensor, "n e *a"]) -> Shaped[np.ndarray, "l *b"]:
         """Raw policy samples to what the copies take, one row per lane, in their dtype."""
@@ -761,6 +774,35 @@ def check_observations(space: spaces.Space, name: str) -> None:
             f"{name} observes {space}, which does not flatten to a vector; expected Box, Discrete, "
             "MultiDiscrete, MultiBinary, or a Dict or Tuple of them"
         )
+
+
+def lane_by_lane(space: spaces.Space, obs: Any, lanes: tuple[int, ...]) -> list[Any]:
+    """The observations of all lanes, one after the other.
+
+    Raises:
+        UserError: An array without the axes ``lanes`` before an observation's own, or no array for
+            a part of the space.
+    """
+    if isinstance(space, spaces.Dict):
+        if not isinstance(obs, dict) or obs.keys() != space.keys():
+            got = f"the keys {list(obs)}" if isinstance(obs, dict) else f"a {type(obs).__name__}"
+            raise UserError(
+                f"the observation is {got}; expected a dict of arrays, with the keys {list(space)}"
+            )
+        columns = [lane_by_lane(space[key], obs[key], lanes) for key in space]
+        return [dict(zip(space, row, strict=True)) for row in zip(*columns, strict=True)]
+    if isinstance(space, spaces.Tuple):
+        if not isinstance(obs, tuple) or len(obs) != len(space):
+            raise UserError(f"the observation is no tuple of {len(space)} arrays")
+        columns = [lane_by_lane(*pair, lanes) for pair in zip(space, obs, strict=True)]
+        return list(zip(*columns, strict=True))
+    array, own = np.asarray(obs), space.shape or ()
+    if array.shape != (*lanes, *own):
+        raise UserError(
+            f"the observation has shape {array.shape}; expected {(*lanes, *own)}: tasks, lanes, "
+            "and an observation's own"
+        )
+    return list(array.reshape(-1, *own))
 
 
 def action_bounds(space: spaces.Space, name: str) -> tuple[np.ndarray, np.ndarray]:
