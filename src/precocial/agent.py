@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from jaxtyping import Float
 from torch import Tensor
 
@@ -105,7 +107,7 @@ class Agent:
         """A copy of the environment's own observation, flat, as the policy sees it."""
         env: Any = self.trained.env
         if hasattr(env, "encode"):  # a user's environment
-            lanes = [obs] if self.axes == (1, 1) else self._lanes(obs, env.observation_space.shape)
+            lanes = [obs] if self.axes == (1, 1) else self._lanes(obs, env.observation_space)
             obs = np.stack([env.encode(one) for one in lanes]).reshape(*self.axes, -1)
         flat = torch.tensor(np.asarray(obs), dtype=torch.float32)
         whole = (*self.axes, env.spec.obs_dim)
@@ -115,15 +117,29 @@ class Agent:
         self._require_finite(flat, "the observation")
         return flat.reshape(whole).to(self.trained.plan.run.device)
 
-    def _lanes(self, obs: Any, shape: tuple[int, ...]) -> list[Any]:
-        """The observations of all lanes, (N, E, ...), one after the other."""
-        array = np.asarray(obs)
-        if array.shape != (*self.axes, *shape):
+    def _lanes(self, obs: Any, space: spaces.Space) -> list[Any]:
+        """The observations of all lanes one after the other; each array is (N, E, ...)."""
+        if (
+            isinstance(space, spaces.Dict)
+            and isinstance(obs, Mapping)
+            and obs.keys() == space.keys()
+        ):
+            columns = [self._lanes(obs[k], space[k]) for k in space]
+            return [dict(zip(space, lane, strict=True)) for lane in zip(*columns, strict=True)]
+        if isinstance(space, spaces.Tuple) and isinstance(obs, tuple) and len(obs) == len(space):
+            return list(zip(*map(self._lanes, obs, space), strict=True))
+        if space.shape is None:
             raise UserError(
-                f"the observation has shape {array.shape}; expected {(*self.axes, *shape)}: tasks, "
-                "lanes, and an observation's own"
+                f"the observation holds a {type(obs).__name__}; expected one "
+                f"{type(space).__name__}, each of its arrays with axes of tasks and lanes in front"
             )
-        return list(array.reshape(-1, *shape))
+        array, expected = np.asarray(obs), (*self.axes, *space.shape)
+        if array.shape != expected:
+            raise UserError(
+                f"the observation has shape {array.shape}; expected {expected}: tasks, lanes, and "
+                "an observation's own"
+            )
+        return list(array.reshape(-1, *space.shape))
 
     def to_env_units(self, raw: Tensor) -> np.ndarray:
         """What a policy drew (N, E, ...) as the environment takes it, in its dtype and bounds."""
