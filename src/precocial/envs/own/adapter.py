@@ -499,9 +499,9 @@ class GymTaskEnv:
         kind = "discrete" if isinstance(self.action_space, spaces.Discrete) else "box"
         self.action_low, self.action_high = action_bounds(self.action_space, self.source.name)
         self.action_start = int(getattr(self.action_space, "start", 0))
+        """The number of the first action, where actions are discrete."""
         dtype = self.action_space.dtype
         self.whole_actions = kind == "box" and dtype is not None and dtype.kind in "iu"
-        """The number of the first action, where actions are discrete."""
         self.table = TaskTable(self.source, self.cfg.train_tasks)
         self.spec = EnvSpec(
             name or self.source.name,
