@@ -47,8 +47,7 @@ class Replay:
             What was kept, a window for each lane.
         """
         episode = episode_index(rollout.terminated | rollout.truncated)
-        if "info/diverged" in rollout.extra:
-            episode = episode.masked_fill(rollout.extra["info/diverged"].bool(), -1)
+        episode = episode.masked_fill(rollout.diverged, -1)
         lanes = (rollout.obs, action, rollout.next_obs, episode)
         new = Transitions(*(x.flatten(0, 1) for x in lanes))
         self.extend(new._asdict())

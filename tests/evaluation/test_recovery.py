@@ -16,6 +16,7 @@ from precocial.evaluation.table import evaluate
 from precocial.runs.folder import read_plan
 from precocial.seeding import generator
 from precocial.statistics import TaskSample
+from precocial.training import train
 from precocial.types import Rollout
 
 
@@ -167,6 +168,19 @@ def test_references_are_scored_on_what_the_runs_in_question_met(runs):
     alone = evaluate(theirs, tasks=3, keep=False)
     assert alone["model_error"]["adapted_seeds"] == [error_on(theirs, own)]
     assert alone["model_error"]["adapted_seeds"] != [error_on(theirs, met)]
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_a_method_without_a_model_stands_beside_one_that_has_one(swap, runs, tmp_path):
+    """It is scored, and has nothing to say of the transitions that the other met."""
+    settings = {"num_tasks": 4, "iterations": 1, "env_horizon": 40, "env_switch_at": 20}
+    memory = train("rl2", "hidden-gain", out=tmp_path / "rl2", quiet=True, **settings)
+    ours, theirs = (memory, runs["grbal", 0]) if swap else (runs["grbal", 0], memory)
+    result = evaluate(ours, tasks=2, references=[theirs], keep=False)
+    assert ("grbal" if swap else "rl2") in result["reference_curves"]
+    assert ("model_error" in result) != swap and "reference_errors" not in result
+    both = evaluate(runs["grbal", 0], tasks=2, references=[memory, runs["mb-de", 0]], keep=False)
+    assert list(both["reference_errors"]) == ["mb-de"]
 
 
 def test_a_reference_with_another_action_scale_is_asked_about_what_was_done(tmp_path):

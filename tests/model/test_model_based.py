@@ -666,6 +666,16 @@ def test_a_checkpoint_from_when_it_held_the_data_is_read():
     assert second == pytest.approx(first, rel=1e-3)
 
 
+def test_a_checkpoint_of_a_run_whose_first_iteration_broke_is_read():
+    """It held the data, and there were none."""
+    env = HiddenGain(HiddenGainConfig(horizon=30))
+    other = small("grbal", env)
+    other.load_state_dict(copy.deepcopy(small("grbal", env).state_dict()) | {"replay": {}})
+    assert len(other.replay) == 0
+    trained = other.meta_update(env, env.sample_tasks(3, "train", rng(5)), rng(6))
+    assert math.isfinite(trained["loss/adapted"])
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_permuting_tasks_permutes_model_errors(name):
     env = HiddenGain(HiddenGainConfig(horizon=40, switch_at=20))

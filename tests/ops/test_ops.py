@@ -246,8 +246,43 @@ def test_a_truncation_before_the_clock_is_bootstrapped(diverged):
     assert scores.advantage.abs().max() < 0.1
     assert scores.value[0, 0, 3] == pytest.approx(-7, abs=0.1)
     assert scores.reward[0, 0, 3] == pytest.approx(-7, abs=0.1)
-    as_if_over = advantages(data, 1.0, 1.0, 4)  # where the clock had four steps, nothing follows
-    assert as_if_over.advantage.abs().max() > 1
+    if not diverged:
+        as_if_over = advantages(
+            data, 1.0, 1.0, 4
+        )  # where the clock had four steps, nothing follows
+        assert as_if_over.advantage.abs().max() > 1
+
+
+def test_a_step_that_diverged_at_the_clock_is_cut_like_any_other():
+    # Reward -1 for 10 steps, four lanes; on lane 0 the tenth step of the first episode diverges,
+    # on lane 1 the fourth: neither says anything of the steps before it or of the next episode.
+    shape = (1, 4, 20)
+    clock, lost = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape)
+    clock[..., 9::10] = True
+    clock[0, 1, 3], clock[0, 1, 13], clock[0, 1, [9, 19]] = True, True, False
+    lost[0, 0, 9], lost[0, 1, 3] = 1, 1
+    obs = torch.zeros(*shape, 1, dtype=torch.float64)
+    reward = -torch.ones(shape, dtype=torch.float64).masked_fill(lost > 0, 0.0)
+    no = torch.zeros_like(clock)
+    data = Rollout(obs, obs, reward, obs, no, clock, {"info/diverged": lost})
+    scores = advantages(data, 1.0, 1.0, 10)
+    assert scores.advantage.abs().max() < 0.1
+    assert scores.reward[0, 0, 9] == pytest.approx(-1, abs=0.1)
+
+
+def test_a_task_without_a_whole_episode_is_fitted_on_what_was_cut():
+    # Reward 1 for 5 steps, where 10 were expected: the environment ends its episodes by itself.
+    shape = (2, 3, 10)
+    cut = torch.zeros(shape, dtype=torch.bool)
+    cut[..., 4::5] = True
+    cut[1, 0] = False
+    cut[1, 0, -1] = True  # one whole episode on the second task, on which the fit stands alone
+    obs, ones = (torch.ones(*s, dtype=torch.float64) for s in ((*shape, 1), shape))
+    scores = advantages(Rollout(obs, obs, ones, obs, torch.zeros_like(cut), cut, {}), 1.0, 1.0, 10)
+    assert scores.advantage.abs().max() < 0.1
+    expected = torch.tensor([5.0, 4, 3, 2, 1]).double(), torch.tensor([10.0, 9, 8, 7, 6]).double()
+    for task, values in enumerate(expected):
+        assert torch.allclose(scores.value[task, 1, :5], values, atol=0.1)
 
 
 def test_restored_optimisers_keep_their_own_settings():

@@ -58,3 +58,8 @@ def test_intervals_of_old_files_over_seeds_are_left_out(tmp_path):
     path.write_text(json.dumps(old))
     [(_, e)] = members_of(single)
     assert e.stages[0].low < e.stages[0].score < e.stages[0].high
+    # Twenty copies of one task were drawn as twenty: an error over episodes, not over tasks.
+    copies = {k: [v[0]] * len(v) for k, v in old["task_params"].items()}
+    path.write_text(json.dumps(old | {"task_params": copies}))
+    [(_, e)] = members_of(single)
+    assert e.tasks.fixed and not any(np.isfinite([s.low for s in e.stages]))

@@ -114,7 +114,7 @@ def evaluate(
         if stage_unit(read_plan(run)) == unit:
             one = score(run, updates=same_stages, data=met)
             curve = one["curve"]
-            if met:
+            if one["diagnoses"]:
                 theirs.setdefault(algo, []).append(one["diagnoses"])
         else:  # scored as it is, episode after episode
             curve = score(run, updates=0)["curve"]
@@ -240,7 +240,7 @@ def _score(
     tasks: int,
     updates: int | None,
     greedy: bool,
-    lanes: int | None,
+    lanes: int,
     which: str,
     seed: int,
     adapt_lrs: tuple[float, ...] = (),
@@ -258,7 +258,6 @@ def _score(
     stages = usual if updates is None else updates + 1
     in_trial = algorithm.is_trial
     trial = in_trial and stages == usual
-    assert lanes is not None
     trials: list[tuple[Rollout, EnvSpec]] = []
 
     def keep_first(rollout: Rollout) -> None:
@@ -276,7 +275,7 @@ def _score(
         if isinstance(algorithm, Diagnosing):
             diagnoses = [
                 algorithm.diagnose(tree_map(lambda x: x.to(p.run.device), rollout), spec)
-                for rollout, spec in data or trials
+                for rollout, spec in (trials if data is None else data)
             ]
         # The optimum is that of the family's whole trial, on the prior it was computed for.
         own = env.spec.trial_episodes or 1
@@ -295,7 +294,7 @@ def _score(
     small = {k: v[:1000].tolist() for k, v in batch.params.items() if v[0].numel() <= 8}
     return {
         "curve": curve, "diagnoses": diagnoses, "trials": trials, "lanes": lanes,
-        "unit": algorithm.stage_unit, "trial": trial, "adapt_lrs": algorithm.test_lrs(stages - 1),
+        "trial": trial, "adapt_lrs": algorithm.test_lrs(stages - 1),
         "is_trial": in_trial, "known": references,
         "optimum": None if optimum is None else float(optimum.mean()), "task_params": small,
         "tasks": TaskSample(ids, size is not None and len(np.unique(ids)) >= size),

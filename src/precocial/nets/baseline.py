@@ -77,17 +77,19 @@ def advantages(rollout: Rollout, gamma: float, gae_lambda: float, horizon: int) 
     The features hold the time, so the baseline is a finite-horizon value: nothing follows a
     termination, or a truncation after ``horizon`` steps. An episode truncated earlier, or cut by
     the end of the data, is bootstrapped. The fit uses the other episodes alone, since the return of
-    a cut one is unknown. A step on which a simulation diverged says nothing of its action: it
-    counts as if the episode had been cut before it.
+    a cut one is unknown; a task that has no other is fitted as if its truncations were the clock's.
+    A step on which a simulation diverged says nothing of its action: it counts as if the episode
+    had been cut before it.
     """
     ended = rollout.terminated | rollout.truncated
     n = ended.shape[0]
     steps = time_in_episode(ended)
-    early = rollout.truncated & ~rollout.terminated & (steps + 1 < horizon)
+    early = rollout.truncated & ~rollout.terminated & ((steps + 1 < horizon) | rollout.diverged)
     time = steps.to(rollout.reward.dtype)
     x = features(rollout.obs, time)
     y = reward_to_go(rollout.reward, ended, gamma)
-    whole = in_whole_episode(ended, early)
+    whole, with_early = (in_whole_episode(ended, cut) for cut in (early, early & False))
+    whole = torch.where(whole.flatten(1).any(1)[:, None, None], whole, with_early)
     beta = fit(x.flatten(1, 2), y.flatten(1), whole.flatten(1))
     value = (x.flatten(1, 2) @ beta.unsqueeze(-1)).reshape(n, *ended.shape[1:])
     last = features(rollout.next_obs[:, :, -1], time[:, :, -1] + 1)  # (N, E, F)

@@ -162,10 +162,13 @@ def read_evaluation(path: Path) -> Evaluation:
         ValueError, KeyError, TypeError: the file is not such an object.
     """
     document = json.loads(path.read_text(encoding="utf-8"))
-    outdated = _is_outdated(document)
+    per_task = np.array(document["per_task_return"], dtype=np.float64)
+    params = document.get("task_params") or {}
+    arrays = {k: np.array(v, dtype=np.float64)[: len(per_task)] for k, v in params.items()}
+    arrays = {k: v for k, v in arrays.items() if len(v) == len(per_task)}
+    outdated = _is_outdated(document, arrays)
     if outdated:
         document = _without_intervals(document)
-    per_task = np.array(document["per_task_return"], dtype=np.float64)
     if not document["stages"] or per_task.shape[1:] != (len(document["stages"]),):
         raise ValueError("per_task_return does not fit the stages")
     if not np.isfinite(per_task).all():
@@ -181,8 +184,6 @@ def read_evaluation(path: Path) -> Evaluation:
     references = {k: float(v) for k, v in totals.items() if v is not None}
     found = (document.get("reference_curves") or {}).items()
     curves = {name: [float(s[score]) for s in curve] for name, curve in found}
-    params = document.get("task_params") or {}
-    arrays = {k: np.array(v, dtype=np.float64)[: len(per_task)] for k, v in params.items()}
     sample = _sample(document, arrays, len(per_task))
     trial = None
     if unit == "episode" or document.get("trial_return_mean") is not None:
@@ -212,7 +213,7 @@ def read_evaluation(path: Path) -> Evaluation:
         seed_means=seed_means,
         references=references,
         reference_curves=curves,
-        task_params={k: v for k, v in arrays.items() if len(v) == len(per_task)},
+        task_params=arrays,
         finite_family=split != "train" and _is_finite(document, arrays),
         success_rate=document.get("success_rate"),
         trial=trial,
@@ -228,10 +229,12 @@ def read_evaluation(path: Path) -> Evaluation:
     )
 
 
-def _is_outdated(document: dict[str, Any]) -> bool:
-    """Whether tasks were drawn for each seed apart, or all tasks of a family again."""
+def _is_outdated(document: dict[str, Any], params: dict[str, np.ndarray]) -> bool:
+    """Whether tasks were drawn for each seed apart, all of a family again, or copies as others."""
+    if "tasks_complete" in document:
+        return False
     finite = document.get("family_size") is not None
-    return "tasks_complete" not in document and (int(document.get("runs", 1)) > 1 or finite)
+    return finite or int(document.get("runs", 1)) > 1 or _some_repeat(params)
 
 
 def _without_intervals(node: Any) -> Any:
@@ -248,9 +251,7 @@ def _sample(document: dict[str, Any], params: dict[str, np.ndarray], num: int) -
     ids = document.get("task_ids")
     if ids is not None:
         return TaskSample(np.array(ids), bool(document["tasks_complete"]))
-    rows = np.arange(num)[:, None]
-    if document.get("family_size") is not None and params:
-        rows = np.concatenate([v.reshape(len(v), -1) for v in params.values()], 1)
+    rows = _numbers(params) if params else np.arange(num)[:, None]
     found = np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
     return TaskSample(found, len(np.unique(found)) >= (document.get("family_size") or np.inf))
 
@@ -332,7 +333,19 @@ def with_means(
 
 def _is_finite(document: dict[str, Any], params: dict[str, np.ndarray]) -> bool:
     """Whether the family has only so many tasks: as the file says, or because some repeat."""
-    if "family_size" in document or not params:
-        return document.get("family_size") is not None
-    rows = np.concatenate([v.reshape(len(v), -1) for v in params.values()], 1)
+    if "family_size" in document:
+        return document["family_size"] is not None
+    return _some_repeat(params)
+
+
+def _some_repeat(params: dict[str, np.ndarray]) -> bool:
+    """Whether some tasks are copies of others, by their numbers."""
+    if not params:
+        return False
+    rows = _numbers(params)
     return len(np.unique(rows, axis=0)) < len(rows)
+
+
+def _numbers(params: dict[str, np.ndarray]) -> np.ndarray:
+    """All numbers of each task, a row for each."""
+    return np.concatenate([v.reshape(len(v), -1) for v in params.values()], 1)

@@ -584,6 +584,16 @@ def test_plays_are_shortened_before_checks_are_left_out(monkeypatch):
     assert all(b in "\n".join(lines) for b in ("second episodes", "what tasks change"))
 
 
+def test_the_search_for_a_time_limit_keeps_to_half_of_the_time(monkeypatch):
+    clock, lines = Clock(), []
+    for module in ("findings", "adapter"):
+        monkeypatch.setattr(f"precocial.envs.own.{module}.time", clock)
+    pace = Pace(200, lines.append)
+    assert [p.code for p in check_env(NoLimit, pace=pace)] == ["no-time-limit"]
+    assert any(line.endswith("how long an episode lasts") for line in lines)
+    assert "how tasks are drawn" not in pace.left_out and "episodes" in pace.left_out
+
+
 def test_short_plays_say_nothing_about_the_effect_of_tasks(monkeypatch):
     tick_at_every_look(monkeypatch)
     pace = Pace(2500)

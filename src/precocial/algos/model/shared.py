@@ -197,7 +197,7 @@ class ModelBased:
         self.model.load_state_dict(state["model"], strict="replay" not in state)
         restore(self.optimizer, state["optimizer"])
         self.iteration = int(state["iteration"])
-        if "replay" in state:
+        if state.get("replay"):  # empty where the first iteration broke
             self.replay.extend(state["replay"])
             self.dynamics.count.zero_()
             self.learn_statistics(Transitions(**self.replay.rows(0)))

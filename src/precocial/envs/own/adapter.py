@@ -261,15 +261,21 @@ class TaskSource:
         found = (integer(limit) for limit in limits)
         return min((limit for limit in found if limit and limit > 0), default=0)
 
-    def probe(self) -> int:
+    def probe(
+        self, kind: Callable[[Factory, int], Copies] = Copies, longest_s: float = math.inf
+    ) -> int:
         """The time limit in steps that play shows, said on stderr; 0 where it cannot be told.
 
         Random episodes of different tasks are played until three of them were truncated. They must
         be of one length, and none that terminated may have lasted longer.
+
+        Args:
+            kind: Builds what is played, of the factory and a time limit.
+            longest_s: Time after which it is given up, in seconds, if two minutes are too long.
         """
         tasks = self.finite or self.draw(_PROBE_EPISODES, "train", 0)
-        copies = Copies(self.factory, _PROBE_STEPS + 1)
-        left, give_up = _PROBE_STEPS, time.monotonic() + _PROBE_S
+        copies = kind(self.factory, _PROBE_STEPS + 1)
+        left, give_up = _PROBE_STEPS, time.monotonic() + min(_PROBE_S, longest_s)
         lengths: dict[bool, list[int]] = {False: [], True: []}  # by whether it was truncated
         try:
             for i in range(_PROBE_EPISODES):
@@ -499,9 +505,9 @@ class GymTaskEnv:
         kind = "discrete" if isinstance(self.action_space, spaces.Discrete) else "box"
         self.action_low, self.action_high = action_bounds(self.action_space, self.source.name)
         self.action_start = int(getattr(self.action_space, "start", 0))
+        """The number of the first action, where actions are discrete."""
         dtype = self.action_space.dtype
         self.whole_actions = kind == "box" and dtype is not None and dtype.kind in "iu"
-        """The number of the first action, where actions are discrete."""
         self.table = TaskTable(self.source, self.cfg.train_tasks)
         self.spec = EnvSpec(
             name or self.source.name,

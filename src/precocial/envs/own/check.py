@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -97,7 +98,7 @@ def check_env(factory: Factory, horizon: int = 0, pace: Pace | None = None) -> l
             problems += _check_spaces(source)
         if problems:
             return problems
-        limit = horizon or source.horizon() or source.probe()
+        limit = horizon or source.horizon() or _played_limit(source, pace)
         if not limit:
             problems.append(Problem(
                 "no-time-limit", f"{source.name} names no time limit, and playing it shows none; "
@@ -115,6 +116,15 @@ def check_env(factory: Factory, horizon: int = 0, pace: Pace | None = None) -> l
     if {"get-task", "task-changed"} & {problem.code for problem in problems}:  # it is said already
         return [problem for problem in problems if problem.code != "task-lost"]
     return problems
+
+
+def _played_limit(source: TaskSource, pace: Pace) -> int:
+    """The time limit that play shows within half of the time; 0 where it shows none."""
+    pace.doing = "how long an episode lasts"
+    try:
+        return source.probe(partial(Paced, pace=pace), pace.left_s / 2)
+    except TimeUp:
+        return 0
 
 
 def _check_contract(source: TaskSource) -> Iterator[Problem]:
