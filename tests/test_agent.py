@@ -133,48 +133,6 @@ class Dial(gymnasium.Env):
         return action[..., 0]
 
 
-class Nested(Dial):
-    """The same, seen in parts."""
-
-    observation_space = gymnasium.spaces.Dict(
-        {
-            "pair": gymnasium.spaces.Tuple(
-                (gymnasium.spaces.Discrete(3), gymnasium.spaces.Box(-1, 1, (2,), np.float32))
-            ),
-            "one": gymnasium.spaces.Box(-1, 1, (1,), np.float32),
-        }
-    )
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return {"pair": (1, np.zeros(2, np.float32)), "one": np.zeros(1, np.float32)}, {}
-
-    def step(self, action):
-        return self.reset()[0], float(action[0]), False, False, {}
-
-
-def test_several_lanes_of_an_observation_in_parts_are_arrays_in_its_parts(tmp_path):
-    folder = precocial.train("maml", "test_agent:Nested", out=tmp_path / "run", **SMALL)
-    learner = precocial.load(folder).learner(2, 3)
-    number = np.arange(6).reshape(2, 3)
-    obs = {
-        "pair": (number % 3, np.stack([number, -number], -1).astype(np.float32) / 10),
-        "one": number[..., None].astype(np.float32) / 5,
-    }
-    lanes = [
-        {"pair": (i % 3, np.array([i, -i], np.float32) / 10), "one": np.array([i], np.float32) / 5}
-        for i in range(6)
-    ]
-    expected = np.stack([learner.trained.env.encode(one) for one in lanes]).reshape(2, 3, 6)
-    assert np.array_equal(learner.encode(obs), expected)
-    assert learner.act(obs).shape == (2, 3, 1)
-    for wrong in ([[obs] * 3] * 2, {"pair": obs["pair"]}, obs | {"pair": list(obs["pair"])}):
-        with pytest.raises(UserError, match=r"holds a (list|dict); expected one"):
-            learner.encode(wrong)
-    with pytest.raises(UserError, match=r"shape \(3, 2, 1\); expected \(2, 3, 1\)"):
-        learner.encode(obs | {"one": obs["one"].swapaxes(0, 1)})
-
-
 def test_an_action_is_converted_in_one_way(tmp_path):
     """Training, evaluation, a loop of one's own and a planner's reward take the same one."""
     env = make_env("test_agent:Dial", env_config("test_agent:Dial"))

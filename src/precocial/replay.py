@@ -22,6 +22,14 @@ class Transitions(NamedTuple):
     """Which episode of its lane each belongs to; -1 for what counts for none."""
 
 
+class Block(NamedTuple):
+    """Room for lanes, filled from the front."""
+
+    first: int
+    """Number of its first lane."""
+    lanes: Transitions
+
+
 class Replay:
     """Lanes of T steps, as they were collected; states and actions are kept as they came.
 
@@ -30,8 +38,7 @@ class Replay:
     """
 
     def __init__(self) -> None:
-        self.blocks: list[Transitions] = []
-        self.starts: list[int] = []  # number of the first lane of each block
+        self.blocks: list[Block] = []
         self.length = 0
 
     def __len__(self) -> int:
@@ -57,28 +64,31 @@ class Replay:
         """Append lanes, fields by name as in ``Transitions``."""
         new, done = Transitions(**rows), 0
         while done < len(new.episode):
-            if not self.blocks or self.length == self.starts[-1] + len(self.blocks[-1].episode):
+            if not self.blocks or self.length == self.room():
                 size = max(len(new.episode) - done, self.length)
-                self.blocks.append(Transitions(*(x.new_empty(size, *x.shape[1:]) for x in new)))
-                self.starts.append(self.length)
-            at = self.length - self.starts[-1]
-            num = min(len(self.blocks[-1].episode) - at, len(new.episode) - done)
-            for kept, x in zip(self.blocks[-1], new, strict=True):
+                lanes = Transitions(*(x.new_empty(size, *x.shape[1:]) for x in new))
+                self.blocks.append(Block(self.length, lanes))
+            at = self.length - self.blocks[-1].first
+            num = min(self.room() - self.length, len(new.episode) - done)
+            for kept, x in zip(self.blocks[-1].lanes, new, strict=True):
                 kept[at : at + num] = x[done : done + num]
             done, self.length = done + num, self.length + num
+
+    def room(self) -> int:
+        """Number of lanes that the blocks could hold."""
+        return self.blocks[-1].first + len(self.blocks[-1].lanes.episode)
 
     def shrink(self, length: int) -> None:
         """Forget all but the first ``length`` lanes."""
         self.length = min(length, self.length)
-        while self.starts and self.starts[-1] >= self.length:
-            del self.blocks[-1], self.starts[-1]
+        while self.blocks and self.blocks[-1].first >= self.length:
+            self.blocks.pop()
 
     def rows(self, start: int) -> dict[str, Tensor]:
         """The lanes from ``start`` on, fields by name."""
-        ends = [*self.starts[1:], self.length]
         parts = [
-            [x[max(start - first, 0) : end - first] for x in block]
-            for block, first, end in zip(self.blocks, self.starts, ends, strict=True)
+            [x[max(start - first, 0) : end - first] for x in lanes]
+            for (first, lanes), end in zip(self.blocks, self._ends(), strict=True)
             if end > start
         ]
         columns = zip(Transitions._fields, zip(*parts, strict=True), strict=False)
@@ -90,7 +100,7 @@ class Replay:
         Windows reach beyond the first and the last step of the data; there ``episode`` is -1.
         """
         assert self.blocks, "add comes before sample"
-        steps, device = self.blocks[0].episode.shape[1], self.blocks[0].obs.device
+        steps, device = self.blocks[0].lanes.episode.shape[1], self.blocks[0].lanes.obs.device
         lane = torch.randint(self.length, (num, 1), generator=rng, device=device)
         start = torch.randint(steps, (num, 1), generator=rng, device=device) - before
         time = start + torch.arange(before + after, device=device)
@@ -101,11 +111,13 @@ class Replay:
     def _windows(self, lane: Int[Tensor, "w 1"], time: Int[Tensor, "w t"]) -> Transitions:
         """The transitions at these places."""
         places, parts = [], []
-        for block, first, end in zip(
-            self.blocks, self.starts, [*self.starts[1:], self.length], strict=True
-        ):
+        for (first, lanes), end in zip(self.blocks, self._ends(), strict=True):
             here = ((lane >= first) & (lane < end)).squeeze(1).nonzero().squeeze(1)
             places.append(here)
-            parts.append([x[lane[here] - first, time[here]] for x in block])
+            parts.append([x[lane[here] - first, time[here]] for x in lanes])
         order = torch.cat(places).argsort()
         return Transitions(*(torch.cat(column)[order] for column in zip(*parts, strict=True)))
+
+    def _ends(self) -> list[int]:
+        """Number of the first lane after each block's own."""
+        return [*(block.first for block in self.blocks[1:]), self.length]

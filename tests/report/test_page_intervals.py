@@ -49,7 +49,7 @@ def test_intervals_of_old_files_over_seeds_are_left_out(tmp_path):
     path.write_text(json.dumps(old | {"recovery": around()}))
     [(_, e)] = members_of(runs)
     assert not any(np.isfinite([s.low for s in e.stages])) and np.isnan(e.recovery.returns[0][1])
-    assert "intervals were too narrow and are left out" in str(Text(report(tmp_path, runs)))
+    assert "intervals were wrong and are left out" in str(Text(report(tmp_path, runs)))
     single = make_run(tmp_path / "b", scores=scores_of("point-nav"))
     path = single / "eval" / "test-0.json"
     old = json.loads(path.read_text())

@@ -73,7 +73,7 @@ def test_nothing_stored_is_copied_when_more_comes():
     replay.extend(lanes(0, 4))
     places = []
     for first in range(4, 64, 4):
-        places.append([block.obs.data_ptr() for block in replay.blocks])
+        places.append([block.lanes.obs.data_ptr() for block in replay.blocks])
         replay.extend(lanes(first, 4))
     for before, after in zip(places, places[1:], strict=False):
         assert after[: len(before)] == before
@@ -120,7 +120,8 @@ def test_data_that_are_not_finite_are_not_kept(tmp_path, monkeypatch):
     def spoiled(*args):
         found = learn(*args)
         replay = loop.algorithm.replay
-        replay.blocks[-1].obs[len(replay) - replay.starts[-1] - 1, 0, 0] = torch.nan
+        first, lanes = replay.blocks[-1]
+        lanes.obs[len(replay) - first - 1, 0, 0] = torch.nan
         return found
 
     monkeypatch.setattr(loop.algorithm, "meta_update", spoiled)

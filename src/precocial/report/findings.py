@@ -136,7 +136,7 @@ def _doubts(group: Group, e: Evaluation) -> list[str]:
         found.append("adapting raises the model's error." if error.gap else overlap)
     if e.outdated and not e.has_intervals:
         again = f"<code>precocial eval {escape(group.folder)}</code>"
-        found.append(f"the file's intervals were too narrow and are left out; run {again} again.")
+        found.append(f"the file's intervals were wrong and are left out; run {again} again.")
     if e.num_seeds == 1 and e.tasks.fixed:
         found.append("one seed on all tasks that there are, so nothing is known of other seeds.")
     elif e.num_seeds == 1:
