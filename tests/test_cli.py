@@ -166,7 +166,7 @@ def test_check_env_says_what_it_had_no_time_for(capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert out.splitlines() == [
         "left out for lack of time (--budget): how tasks are drawn, get_task, episodes",
-        "own_env:Spring: no problems found",
+        "own_env:Spring: no problems found in the rest",
     ]
     assert "own_env:Spring for 0 s at most" in err
     assert "--budget is -1" in one_line_error(

@@ -595,7 +595,7 @@ def check_env(args: list[str]) -> int:
     if pace.left_out:
         say(f"left out for lack of time (--budget): {', '.join(pace.left_out)}")
     if not problems:
-        say(f"{flags.env}: no problems found")
+        say(f"{flags.env}: no problems found" + (" in the rest" if pace.left_out else ""))
     return 1 if problems else 0
 
 
