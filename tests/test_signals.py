@@ -31,7 +31,15 @@ print(before)
 """
 
 
-def test_they_wait_for_the_end_of_what_must_not_be_cut_in_two():
+@pytest.fixture
+def heard():
+    """SIGINT as on a terminal; a shell's background processes have it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_they_wait_for_the_end_of_what_must_not_be_cut_in_two(heard):
     done = []
 
     @held()
@@ -43,6 +51,16 @@ def test_they_wait_for_the_end_of_what_must_not_be_cut_in_two():
         whole()
     assert done == [1]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with held():
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_sigterm_is_an_exception_here_and_an_end_in_children():
