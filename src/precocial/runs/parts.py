@@ -6,6 +6,7 @@ under another name, so that the checkpoint before can still be read until the ne
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 from precocial.runs import checkpoint
@@ -39,7 +40,7 @@ class Parts:
         if len(self.grown) > start:
             self.ends.append(len(self.grown))
             try:
-                checkpoint.save(self.paths()[-1], self.grown.rows(start))
+                checkpoint.save(self.path(start, self.ends[-1]), self.grown.rows(start))
             except BaseException:
                 self.ends.pop()
                 raise
@@ -54,8 +55,8 @@ class Parts:
 
     def paths(self) -> list[Path]:
         """The files, first rows first."""
-        starts = [0, *self.ends[:-1]]
-        return [
-            self.folder / f"{start}-{end}.safetensors"
-            for start, end in zip(starts, self.ends, strict=False)
-        ]
+        return [self.path(*rows) for rows in pairwise([0, *self.ends])]
+
+    def path(self, start: int, end: int) -> Path:
+        """The file of these rows."""
+        return self.folder / f"{start}-{end}.safetensors"
