@@ -62,7 +62,7 @@ def evaluate(
     """
     given = [Path(f).absolute() for f in (folders if isinstance(folders, list) else [folders])]
     runs, others = expand_runs(given), expand_runs([Path(f).absolute() for f in references or []])
-    plans = [read_plan(run) for run in runs]
+    plans, their_plans = ([read_plan(run) for run in group] for group in (runs, others))
     require_seeds_of_one(plans)
     unit = stage_unit(plans[0])
     if unit == "episode":
@@ -74,8 +74,9 @@ def evaluate(
         updates = None if episodes is None else episodes - 1
     elif episodes is not None:
         raise UserError(f"{plans[0].algo} learns by updates; leave --episodes out, try --updates 1")
-    for other in map(read_plan, others):
-        require_comparable(other, plans[0], split)
+    for p in their_plans:
+        require_comparable(p, plans[0], split)
+    names = reference_names(others, their_plans, plans[0].algo)
     lanes = lanes or plans[0].algo_config.lanes
     score = partial(
         _score, split=split, tasks=tasks, updates=updates, greedy=greedy, lanes=lanes, which=which,
@@ -110,8 +111,8 @@ def evaluate(
     same_stages = len(first["curve"].episodes_seen) - 1
     met = [trial for s in scored for trial in s["trials"]]
     theirs: dict[str, list[list[Diagnosis]]] = {}  # of the rollouts that these met
-    for run, algo in zip(others, reference_names(others, plans[0].algo), strict=True):
-        if stage_unit(read_plan(run)) == unit:
+    for run, p, algo in zip(others, their_plans, names, strict=True):
+        if stage_unit(p) == unit:
             one = score(run, updates=same_stages, data=met)
             curve = one["curve"]
             if one["diagnoses"]:
@@ -198,7 +199,7 @@ def require_comparable(reference: Plan, p: Plan, split: Split) -> None:
         )
 
 
-def reference_names(references: list[Path], own: str) -> list[str]:
+def reference_names(references: list[Path], plans: list[Plan], own: str) -> list[str]:
     """What each reference is called: its algorithm, with its folder where that says too little.
 
     Raises:
@@ -206,8 +207,7 @@ def reference_names(references: list[Path], own: str) -> list[str]:
     """
     groups: dict[str, list[Plan]] = {}
     names = []
-    for run in references:
-        p = read_plan(run)
+    for run, p in zip(references, plans, strict=True):
         name, known = p.algo, groups.get(p.algo)
         if name == own or (known and _difference(p, known[0])):
             home = run.parent if run.name.startswith("seed-") else run
