@@ -1,5 +1,9 @@
 """Shared by all tests."""
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # tests run beside each other; before torch
+
 import pytest
 import torch
 from jaxtyping import install_import_hook

@@ -7,7 +7,17 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src" / "precocial"
 LAYERS = [
-    ["errors", "checks", "signals", "types", "seeding", "statistics", "flags"],
+    [
+        "errors",
+        "checks",
+        "processor",
+        "signals",
+        "threads",
+        "types",
+        "seeding",
+        "statistics",
+        "flags",
+    ],
     ["ops"],
     ["nets", "envs"],
     ["rollout", "replay"],

@@ -299,7 +299,7 @@ def test_an_edited_rate_is_honoured(algo, rng):
     spec = ENVS["hidden-gain"].cls().spec
     old, new = (build(replace(cfg, outer_lr=lr), spec, rng) for lr in (0.25, 0.125))
     new.load_state_dict(old.state_dict())
-    assert [group["lr"] for group in new.optimizer.param_groups] == [0.125]
+    assert [group["lr"] for group in new.optimizer.made.param_groups] == [0.125]
 
 
 # ---- presets --------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ def dispatch(args: list[str]) -> int:
         return 0
     handlers = {
         "train": train, "eval": evaluate, "report": report, "watch": watch, "list": list_all,
-        "check-env": check_env,
+        "check-env": check_env, "job": job,
     }  # fmt: skip
     if args[0] not in handlers:
         close = get_close_matches(args[0], list(COMMANDS), n=2, cutoff=0.4)
@@ -147,6 +147,8 @@ class Place:
     """Run folder; default runs/ALGO-ENV-SEED."""
     seeds: int = 1
     """Train this many seeds, --seed, --seed + 1, ..., into OUT/seed-S."""
+    jobs: int = 1
+    """How many seeds to train at once, each in a process of its own."""
     overwrite: bool = False
     """Replace an existing run folder."""
 
@@ -159,13 +161,14 @@ class Resume:
     """Run folder, or a folder of seed-S runs."""
     iterations: int | None = None
     """Go on to this many outer iterations, past the run's end if larger."""
+    jobs: int = 1
+    """How many runs to train at once."""
 
 
 def train(args: list[str]) -> int:
     """``precocial train``."""
     from precocial.runs.folder import create_folder, require_fit
     from precocial.runs.plan import plan, with_overrides
-    from precocial.training import run
 
     if any(a.split("=")[0] == "--resume" for a in args):
         return resume(args[1:] if _is_algo(args[0]) else args)
@@ -191,8 +194,9 @@ def train(args: list[str]) -> int:
         flags.pop("iterations")  # --env-steps alone ends the run
     where = {k: flags.pop(k) for k in Place.__dataclass_fields__}
     chosen = with_overrides(base, flags)
-    if where["seeds"] < 1:
-        raise UserError(f"--seeds is {where['seeds']}; expected 1 or more")
+    for name in ("seeds", "jobs"):
+        if where[name] < 1:
+            raise UserError(f"--{name} is {where[name]}; expected 1 or more")
     chosen = require_fit(chosen)
     folders = []
     for k in range(where["seeds"]):
@@ -207,32 +211,68 @@ def train(args: list[str]) -> int:
             create_folder(one, folder, overwrite=False)  # explains what to do
     for one, folder in folders:  # all of them first, so that --resume finds every seed
         create_folder(one, folder, overwrite=where["overwrite"])
-    for _, folder in folders:
-        _finish(run, folder)
-    say(folders[0][1].parent if where["seeds"] > 1 else folders[0][1])
+    out = folders[0][1].parent if where["seeds"] > 1 else folders[0][1]
+    _finish([folder for _, folder in folders], out, where["jobs"])
     return 0
 
 
-def _finish(run: Any, folder: Path, iterations: int | None = None) -> None:
-    """Train one run; say where it stands if it is stopped."""
+def _finish(folders: list[Path], place: Path, jobs: int, iterations: int | None = None) -> None:
+    """Train one run, or several each in its own process; say how to go on if they are stopped."""
+    from precocial.runs.jobs import run_all
+    from precocial.training import run
+
     try:
-        run(folder, iterations)
+        if len(folders) == 1:
+            run(folders[0], iterations)
+            failures = {}
+        else:
+            failures = run_all(folders, jobs=jobs, iterations=iterations)
     except KeyboardInterrupt:
-        print(f"saved; continue with precocial train --resume {folder}", file=sys.stderr)
+        print(f"saved; continue with precocial train --resume {place}", file=sys.stderr)
         raise
+    if failures:
+        causes = "; ".join(f"{folder}: {error}" for folder, error in failures.items())
+        raise UserError(
+            f"{len(failures)} of {len(folders)} runs failed, the others are done: {causes}; "
+            f"continue with precocial train --resume {place}"
+        )
+    say(place)
 
 
 def resume(args: list[str]) -> int:
     """``precocial train --resume``."""
     from precocial.runs.folder import expand_runs
-    from precocial.training import run
 
     flags = parse(Resume, args, "precocial train --resume DIR")
-    if flags.iterations is not None and flags.iterations < 1:
-        raise UserError(f"--iterations is {flags.iterations}; expected 1 or more")
-    for folder in expand_runs([flags.resume]):
-        _finish(run, folder, flags.iterations)
-    say(flags.resume)
+    for name in ("iterations", "jobs"):
+        value = getattr(flags, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} is {value}; expected 1 or more")
+    _finish(expand_runs([flags.resume]), flags.resume, flags.jobs, flags.iterations)
+    return 0
+
+
+@dataclass(frozen=True)
+class OneOfSeveral:
+    """One run of those that ``runs.jobs`` trains; it ends with the process that began it."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    iterations: int | None = None
+    """Go on to this many outer iterations."""
+
+
+def job(args: list[str]) -> int:
+    """``precocial job``, which users need not know."""
+    from precocial.training import run
+
+    def follow() -> None:
+        os.read(0, 1)  # returns when the process at the other end is gone, however it went
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    flags = parse(OneOfSeveral, args, "precocial job")
+    threading.Thread(target=follow, daemon=True).start()
+    run(flags.run, flags.iterations, quiet=True)
     return 0
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from precocial import threads
 from precocial.ops.returns import episode_index
 from precocial.types import Acting, Metrics, Rollout, TaskEnv, Tasks
 
@@ -37,14 +37,17 @@ def collect(
     """
     columns, extras = [], []
     number: Tensor | int = 0  # of episodes that every lane has ended
-    every = torch.get_num_threads()
-    stepping = 1 if env.spec.threaded else every
-    acting = every if getattr(learner, "plans", False) else stepping
-    with _torch_threads(stepping):
+    plans = getattr(learner, "plans", False)
+    with threads.shared():
+        stepping = 1 if env.spec.threaded else threads.fitting()
+        torch.set_num_threads(stepping)
         obs = env.reset(tasks, lanes, rng)
         for _ in range(num_steps):
             if on_step:
                 on_step()
+            every = threads.fitting()
+            stepping = 1 if env.spec.threaded else every
+            acting = every if plans else stepping
             torch.set_num_threads(acting)
             action = learner.act(obs, explore=explore)
             torch.set_num_threads(stepping)
@@ -59,6 +62,7 @@ def collect(
                 number = number + (step.terminated | step.truncated).long()
                 if bool((number >= episodes).all()):
                     break
+        threads.adjust()
     rollout = stack_steps(columns, extras)
     if episodes is not None:
         ended = rollout.terminated | rollout.truncated
@@ -70,16 +74,6 @@ def lanes_diverged(rollouts: Sequence[Rollout]) -> Metrics:
     """How many lanes a diverged simulation ended, where there were any."""
     lost = sum(float(rollout.diverged.sum()) for rollout in rollouts)
     return {"train/lanes_diverged": lost} if lost else {}
-
-
-@contextmanager
-def _torch_threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def stack_steps(

@@ -14,12 +14,14 @@ from typing import Any
 import torch
 import yaml
 
+from precocial import threads
 from precocial.envs.own.source import warn_if_changed
 from precocial.evaluation.curve import adaptation_curve
 from precocial.runs import checkpoint
 from precocial.runs.folder import (
     build_algorithm,
     build_env,
+    claimed,
     create_folder,
     load_state,
     read_plan,
@@ -40,13 +42,13 @@ def run(folder: Path, iterations: int | None = None, *, quiet: bool = False) -> 
     """Train the run in ``folder`` from where it stands to its end (or to ``iterations``).
 
     Raises:
-        UserError: wrong input, a failing environment, or three iterations in a row whose numbers
-            were not finite. The folder stays resumable.
+        UserError: wrong input, a run that another process trains, a failing environment, or three
+            iterations in a row whose numbers were not finite. The folder stays resumable.
         KeyboardInterrupt: Ctrl-C, after saving a checkpoint.
     """
     p = read_plan(folder)
     require_machine(p)
-    with closing(Loop(p, folder.absolute(), quiet=quiet)) as loop:
+    with claimed(folder), closing(Loop(p, folder.absolute(), quiet=quiet)) as loop:
         if iterations is not None and iterations != p.run.iterations:
             if iterations < loop.iteration:
                 raise UserError(
@@ -92,7 +94,7 @@ class Loop:
         tracker = Tracker(self.folder, self.iteration)
         progress = Progress(run.iterations, self.iteration, run.env_steps, quiet=self.quiet)
         try:
-            with progress, self.resumable():
+            with progress, self.resumable(), threads.shared():
                 while self.iteration < run.iterations and not self.steps_used_up():
                     metrics = self.iterate()
                     row = self.iteration
@@ -155,6 +157,7 @@ class Loop:
         """One outer iteration, undone if its numbers are not finite."""
         run = self.plan.run
         self.before = self.snapshot()
+        threads.adjust()
         started = time.perf_counter()
         # Tasks are always drawn on the CPU, so that they are the same on every device.
         tasks = self.env.sample_tasks(

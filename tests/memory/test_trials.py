@@ -125,7 +125,7 @@ def test_steps_that_do_not_count_may_be_very_unlikely():
     valid[-2:] = 0
     old = batch.log_prob - 200 * (1 - valid)  # the ratio is infinite there
     ppo_update(
-        method.policy, batch._replace(valid=valid, log_prob=old), method.cfg, method.optimizer,
+        method.policy, batch._replace(valid=valid, log_prob=old), method.cfg, method.optimizer.made,
         0.0, rng(),
     )  # fmt: skip
     assert all(bool(p.isfinite().all()) for p in method.policy.parameters())
@@ -363,8 +363,8 @@ def test_a_pass_has_as_many_minibatches_as_asked(trials, sizes):
 def test_the_rate_falls_to_zero_over_the_run():
     method, _, batch = collected(small(outer_lr=1e-2))
     for progress, rate in ((0.0, 1e-2), (0.75, 2.5e-3)):
-        ppo_update(method.policy, batch, method.cfg, method.optimizer, progress, rng())
-        assert math.isclose(method.optimizer.param_groups[0]["lr"], rate)
+        ppo_update(method.policy, batch, method.cfg, method.optimizer.made, progress, rng())
+        assert math.isclose(method.optimizer.made.param_groups[0]["lr"], rate)
 
 
 # ---- VariBAD ------------------------------------------------------------------------------

@@ -85,8 +85,7 @@ class Picture:
     @property
     def pixels(self) -> UInt8[np.ndarray, "h w 3"]:
         """The picture at its final size."""
-        small = self.image.resize((self.size, self.size), Image.Resampling.BOX)
-        return np.asarray(small, dtype=np.uint8).copy()
+        return np.array(self.image.reduce(OVERSAMPLING), dtype=np.uint8)
 
     def square(self, half_width: float, colour: str = "grey", width: float | None = None) -> None:
         """Outline of a square around the origin, such as the training region."""

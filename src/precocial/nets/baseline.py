@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from precocial.ops.returns import gae, in_whole_episode, reward_to_go, time_in_episode
+from precocial.threads import alone
 from precocial.types import Rollout
 
 
@@ -34,8 +35,8 @@ def fit(
         tasks = zip(x, y, weight, strict=True)
         return torch.stack([_fit_wide(rows[w], returns[w], ridge) for rows, returns, w in tasks])
     xw = (x * weight.unsqueeze(-1)).double()
-    gram = xw.mT @ x.double()
-    moment = xw.mT @ y.double().unsqueeze(-1)
+    gram = _product(xw.mT, x.double())
+    moment = _product(xw.mT, y.double().unsqueeze(-1))
     return _ridge(gram, moment, ridge).squeeze(-1).to(x.dtype)
 
 
@@ -47,10 +48,15 @@ def _fit_wide(x: Float[Tensor, "b f"], y: Float[Tensor, " b"], ridge: float) -> 
     used = (x != 0).any(0)
     a, moment = x[:, used].double(), y.double().unsqueeze(-1)
     if a.shape[0] < a.shape[1]:
-        beta = a.mT @ _ridge(a @ a.mT, moment, ridge)
+        beta = _product(a.mT, _ridge(_product(a, a.mT), moment, ridge))
     else:
-        beta = _ridge(a.mT @ a, a.mT @ moment, ridge)
+        beta = _ridge(_product(a.mT, a), _product(a.mT, moment), ridge)
     return x.new_zeros(x.shape[1]).masked_scatter(used, beta.squeeze(-1).to(x.dtype))
+
+
+def _product(a: Float[Tensor, "*n b f"], b: Float[Tensor, "*n f g"]) -> Float[Tensor, "*n b g"]:
+    """``a b``, by one thread where there is one task: threads would cut up its long sums."""
+    return a @ b if a.ndim == 3 and len(a) > 1 else alone(torch.matmul, a, b)
 
 
 def _ridge(
@@ -91,12 +97,12 @@ def advantages(rollout: Rollout, gamma: float, gae_lambda: float, horizon: int) 
     whole, with_early = (in_whole_episode(ended, cut) for cut in (early, early & False))
     whole = torch.where(whole.flatten(1).any(1)[:, None, None], whole, with_early)
     beta = fit(x.flatten(1, 2), y.flatten(1), whole.flatten(1))
-    value = (x.flatten(1, 2) @ beta.unsqueeze(-1)).reshape(n, *ended.shape[1:])
+    value = _product(x.flatten(1, 2), beta.unsqueeze(-1)).reshape(n, *ended.shape[1:])
     last = features(rollout.next_obs[:, :, -1], time[:, :, -1] + 1)  # (N, E, F)
     next_value = torch.cat([value[..., 1:], (last @ beta.unsqueeze(-1))], -1)
     reward = rollout.reward
     if bool(early.any()):
-        reached = features(rollout.next_obs, time + 1).flatten(1, 2) @ beta.unsqueeze(-1)
+        reached = _product(features(rollout.next_obs, time + 1).flatten(1, 2), beta.unsqueeze(-1))
         next_value = torch.where(early, reached.reshape(ended.shape), next_value)
         reward = torch.where(rollout.diverged, value - gamma * next_value, reward)
     over = ended & ~early

@@ -20,13 +20,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from precocial.nets.products import affine
+from precocial.nets.activations import sigmoid, tanh_
+from precocial.nets.products import affine, outer
+from precocial.threads import alone
 
 Precision = Literal["float32", "bfloat16"]
 
 _aten = torch.ops.aten
 _BLOCK = 2**17  # elements of the states of the steps that are worked on at once where possible
-_SMALL = 2**14  # elements of a state below which PyTorch's cell is faster, its tanh slower
+_SMALL = 2**14  # elements of a state below which PyTorch's cell on one thread is fastest
 
 
 def bfloat16_supported() -> bool:
@@ -69,11 +71,12 @@ def gru_step(
 ) -> Float[Tensor, "b h"]:
     """The state after one step, without a graph."""
     if h.numel() < _SMALL:
-        return torch.gru_cell(x, h, weight_ih, weight_hh, bias_ih, bias_hh)
+        return alone(torch.gru_cell, x, h, weight_ih, weight_hh, bias_ih, bias_hh)
     w = _Weights.of(weight_ih, weight_hh, bias_ih, bias_hh)
-    r, z = affine(affine(w.bias_rz, x, w.ih_rz), h, w.hh_rz).sigmoid_().chunk(2, -1)
+    rz = affine(affine(w.bias_rz, x, w.ih_rz), h, w.hh_rz)
+    r, z = sigmoid(rz, rz).chunk(2, -1)
     n = affine(w.bias_in, x, w.ih_n).addcmul_(r, affine(w.bias_hn, h, w.hh_n))
-    return torch.lerp(_tanh_(n), h, z)
+    return torch.lerp(tanh_(n), h, z)
 
 
 class _Weights(NamedTuple):
@@ -190,9 +193,9 @@ def _forward(
             if keep_t is not None:
                 h = h * keep_t[t]
             a = h.to(dtype)
-            torch.sigmoid(affine(to_rz, a, w.hh_rz).to(h.dtype), out=rz_t[t])
+            sigmoid(affine(to_rz, a, w.hh_rz).to(h.dtype), rz_t[t])
             torch.mul(r_t[t], affine(w.bias_hn, a, w.hh_n).to(h.dtype), out=m_t[t])
-            _tanh_(torch.add(m_t[t], to_n.to(h.dtype), out=n_t[t]))
+            tanh_(torch.add(m_t[t], to_n.to(h.dtype), out=n_t[t]))
             h = torch.lerp(n_t[t], h, z_t[t], out=out_t[t])
     return out
 
@@ -269,18 +272,13 @@ def _backward(
         if grad_x is not None:
             grad_x[now] = affine(d.new_zeros(inputs), d, w_ih).view(-1, lanes, inputs)
         if any(wanted[1:5]):
-            grad_ih = affine(grad_ih, x[now].flatten(0, 1).to(dtype).T, d)
+            grad_ih = outer(grad_ih, x[now].flatten(0, 1).to(dtype), d)
             d, rows = (v.flatten(0, 1).to(dtype) for v in (d_h, before))
-            grad_hh = affine(grad_hh, rows.T, d)
+            grad_hh = outer(grad_hh, rows, d)
             grad_bias += d_i.sum((0, 1))
             grad_bias_hn += d_h[..., 2 * size :].sum((0, 1))
     weights = grad_ih.T.contiguous(), grad_hh.T.contiguous()
     return grad_x, *weights, grad_bias, torch.cat([grad_bias[: 2 * size], grad_bias_hn]), g
-
-
-def _tanh_(x: Tensor) -> Tensor:
-    """In place, as 2 sigmoid(2x) - 1."""
-    return x.mul_(2).sigmoid_().mul_(2).sub_(1)
 
 
 def _block(lanes: int, size: int) -> int:

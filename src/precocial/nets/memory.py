@@ -15,7 +15,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from precocial.nets.activations import tanh
 from precocial.nets.gru import Precision, gru_sequence, gru_step
+from precocial.nets.products import Linear, shared
+from precocial.threads import alone
 
 MemoryKind = Literal["gru", "lstm", "transformer"]
 State = dict[str, Tensor]
@@ -80,26 +83,37 @@ class LSTM(_Recurrent):
         self, x: Float[Tensor, "t b i"], state: State, keep: Float[Tensor, "t b"] | None
     ) -> Float[Tensor, "t b h"]:
         """Outputs of all steps."""
-        weights: list[Tensor] = [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
-        h, c = state["h"], state["c"]
-        if keep is None:
-            first = (h.unsqueeze(0), c.unsqueeze(0))
-            out: Tensor = torch._VF.lstm(
-                x, first, weights, True, 1, 0.0, self.training, False, False
-            )[0]
-            return out
+        inputs = shared(x, self.weight_ih.T, self.bias_ih + self.bias_hh).unbind(0)
+        kept = [None] * len(x) if keep is None else keep.unsqueeze(-1).unbind(0)
         outs = []
-        for inputs, kept in zip(x.unbind(0), keep.unsqueeze(-1).unbind(0), strict=True):
-            h, c = torch.lstm_cell(inputs, (h * kept, c * kept), *weights)
-            outs.append(h)
+        for gates, keeps in zip(inputs, kept, strict=True):
+            if keeps is not None:
+                state = {k: v * keeps for k, v in state.items()}
+            state = self.after(gates + shared(state["h"], self.weight_hh.T), state["c"])
+            outs.append(state["h"])
         return torch.stack(outs)
 
     def step(self, x: Float[Tensor, "b i"], state: State) -> tuple[Float[Tensor, "b h"], State]:
         """Output and state after one input."""
-        h, c = torch.lstm_cell(
-            x, (state["h"], state["c"]), self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
-        )
-        return h, {"h": h, "c": c}
+        gates = shared(x, self.weight_ih.T, self.bias_ih + self.bias_hh)
+        state = self.after(gates + shared(state["h"], self.weight_hh.T), state["c"])
+        return state["h"], state
+
+    @staticmethod
+    def after(gates: Float[Tensor, "b g"], c: Float[Tensor, "b h"]) -> State:
+        """The state that input, forget, cell and output gate lead to, before their sigmoids."""
+        i, f, g, o = gates.chunk(4, -1)
+        i, f, o = (0.5 + 0.5 * tanh(0.5 * gate) for gate in (i, f, o))  # their sigmoids
+        c = f * c + i * tanh(g)
+        return {"h": o * tanh(c), "c": c}
+
+
+class Norm(nn.LayerNorm):
+    """``nn.LayerNorm``, whose own gradient of the scale has one partial sum per thread."""
+
+    def forward(self, x: Float[Tensor, "*b h"]) -> Float[Tensor, "*b h"]:
+        """Normalise, then scale and shift."""
+        return nn.functional.layer_norm(x, self.normalized_shape) * self.weight + self.bias
 
 
 _CACHE = ("keys", "values")
@@ -117,16 +131,16 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         self.size, self.layers, self.heads = size, layers, heads
-        self.embed = nn.Linear(inputs, size)
-        self.norm_1 = nn.ModuleList(nn.LayerNorm(size) for _ in range(layers))
-        self.qkv = nn.ModuleList(nn.Linear(size, 3 * size) for _ in range(layers))
-        self.out = nn.ModuleList(nn.Linear(size, size) for _ in range(layers))
-        self.norm_2 = nn.ModuleList(nn.LayerNorm(size) for _ in range(layers))
-        self.up = nn.ModuleList(nn.Linear(size, 4 * size) for _ in range(layers))
-        self.down = nn.ModuleList(nn.Linear(4 * size, size) for _ in range(layers))
-        self.last = nn.LayerNorm(size)
+        self.embed = Linear(inputs, size)
+        self.norm_1 = nn.ModuleList(Norm(size) for _ in range(layers))
+        self.qkv = nn.ModuleList(Linear(size, 3 * size) for _ in range(layers))
+        self.out = nn.ModuleList(Linear(size, size) for _ in range(layers))
+        self.norm_2 = nn.ModuleList(Norm(size) for _ in range(layers))
+        self.up = nn.ModuleList(Linear(size, 4 * size) for _ in range(layers))
+        self.down = nn.ModuleList(Linear(4 * size, size) for _ in range(layers))
+        self.last = Norm(size)
         for module in self.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, Linear):
                 module.weight.data = _fan_in(module.out_features, module.in_features, rng)
                 module.bias.data.zero_()
         for module in [*self.out, *self.down]:  # residual branches start small
@@ -233,7 +247,7 @@ def _fan_in(rows: int, columns: int, rng: torch.Generator) -> Float[Tensor, "o i
 def orthogonal(rows: int, columns: int, rng: torch.Generator) -> Float[Tensor, "o i"]:
     """A matrix with orthonormal rows or columns, uniformly distributed (Saxe et al. 2014)."""
     wide = torch.randn(max(rows, columns), min(rows, columns), generator=rng)
-    q, r = torch.linalg.qr(wide)
+    q, r = alone(torch.linalg.qr, wide)
     q = q * r.diagonal().sign()
     return q if rows >= columns else q.T
 

@@ -14,8 +14,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from precocial.nets.activations import tanh
+from precocial.nets.products import ROWS
 from precocial.ops.distributions import Dist
 from precocial.ops.moments import merge_moments
+from precocial.threads import alone
 from precocial.types import EnvSpec, Params
 
 Activation = Literal["tanh", "relu"]
@@ -26,7 +28,15 @@ def linear(
 ) -> Float[Tensor, "*b o"]:
     """``x W + b`` for shared weights (i, o), or for (N, i, o) on a batch (N, B, i)."""
     if weight.ndim == 2:
-        return x @ weight + bias
+        product = alone(torch.matmul, x, weight) if weight.shape[1] == 1 else x @ weight
+        return product + bias
+    if len(weight) == 1 and x.shape[1] > ROWS:  # one task: the sums over its rows are not cut up
+        whole = x.shape[1] // ROWS * ROWS
+        blocks = x[0, :whole].unflatten(0, (-1, ROWS))
+        stacked = (p.expand(len(blocks), *p.shape[1:]) for p in (weight, bias))
+        y = linear(blocks, *stacked).flatten(0, 1)
+        rest = linear(x[:, whole:], weight, bias)
+        return torch.cat([y.unsqueeze(0), rest], 1)
     return torch.baddbmm(bias.unsqueeze(-2), x, weight)
 
 

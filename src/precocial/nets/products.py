@@ -1,6 +1,9 @@
-"""Matrix products of layers, by the fastest library that this processor has.
+"""Matrix products of layers: by the fastest library, and the same bits on any number of threads.
 
 PyTorch sends float32 products to MKL, which on AMD leaves half of AVX-512 unused; oneDNN does not.
+Both cut a long sum into one piece per thread, so that its rounding depends on how many there are.
+Here small products have one thread, long sums are cut the same way everywhere, and what is left is
+cut by rows and columns of the result.
 """
 
 from __future__ import annotations
@@ -9,15 +12,25 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+
+from precocial.ops.sums import total
+from precocial.processor import AMD
+from precocial.threads import alone
 
 _LARGE = 2**20
-"""Multiplications from which handing a product to oneDNN pays."""
+"""Multiplications from which several threads, or handing a product to oneDNN, pay."""
+ROWS = 256
+"""Of a sum that one thread does, below what MKL would cut up (some 500)."""
+_ONEDNN_ROWS = 2048
+"""The same for oneDNN, which is slower at many small ones."""
+
 
 _ONEDNN = (
     torch.backends.mkldnn.is_available()
     and torch.backends.cpu.get_cpu_capability() == "AVX512"
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    and AMD
 )
 
 
@@ -26,12 +39,32 @@ def affine(
 ) -> Float[Tensor, "m n"]:
     """``plus + a b``, in the precision of ``plus``; not differentiable."""
     if a.dtype != plus.dtype:
-        return torch.mm(a, b).to(plus.dtype).add_(plus)
-    if _pays(a, b):
+        product = alone(torch.mm, a, b) if _small(a, b) else torch.mm(a, b)
+        return product.to(plus.dtype).add_(plus)
+    if _small(a, b):
+        return alone(torch.addmm, plus, a, b)
+    if _by_onednn(a):
         if plus.ndim == 1:
             return torch.ops.mkldnn._linear_pointwise(a, b.T, plus, "none", [], "")
         return torch.ops.mkldnn._linear_pointwise.binary(a, plus, b.T, None, "add")
     return torch.addmm(plus, a, b)
+
+
+def outer(
+    plus: Float[Tensor, "m n"], a: Float[Tensor, "rows m"], b: Float[Tensor, "rows n"]
+) -> Float[Tensor, "m n"]:
+    """``plus + a'b``, the gradient of a layer's weights; not differentiable."""
+    if _small(a.T, b) or len(a) <= ROWS:
+        return affine(plus, a.T, b)
+    if _by_onednn(a):
+        for rows, columns in zip(a.split(_ONEDNN_ROWS), b.split(_ONEDNN_ROWS), strict=True):
+            plus = affine(plus, rows.T, columns)
+        return plus
+    whole = len(a) // ROWS * ROWS
+    stacked = (x[:whole].unflatten(0, (-1, ROWS)) for x in (a, b))
+    left, right = stacked
+    total = torch.bmm(left.mT, right).to(plus.dtype).sum(0).add_(plus)
+    return affine(total, a[whole:].T, b[whole:]) if whole < len(a) else total
 
 
 def dense(
@@ -40,18 +73,30 @@ def dense(
 ) -> Float[Tensor, "*b o"]:  # fmt: skip
     """``x W + b``, perhaps rectified; not differentiable."""
     rows = x.flatten(0, -2)
-    if _pays(rows, weight):
+    if _by_onednn(rows) and not _small(rows, weight):
         kind = "relu" if relu else "none"
         y = torch.ops.mkldnn._linear_pointwise(rows, weight.T, bias, kind, [], "")
     else:
-        y = torch.addmm(bias, rows, weight)
+        y = affine(bias, rows, weight)
         y = y.relu_() if relu else y
     return y.view(*x.shape[:-1], -1)
 
 
-def _pays(a: Tensor, b: Tensor) -> bool:
-    large = a.shape[0] * b.shape[0] * b.shape[1] >= _LARGE
-    return _ONEDNN and large and a.dtype == torch.float32 and a.device.type == "cpu"
+def _small(a: Tensor, b: Tensor) -> bool:
+    """Whether a product is better done by one thread; a single column is bound by memory."""
+    return a.shape[0] * b.shape[0] * b.shape[1] < _LARGE or b.shape[1] == 1
+
+
+def _by_onednn(a: Tensor) -> bool:
+    return _ONEDNN and a.dtype == torch.float32 and a.device.type == "cpu"
+
+
+class Linear(nn.Linear):
+    """``nn.Linear`` by these products; differentiable once."""
+
+    def forward(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
+        """``x W' + b``."""
+        return shared(x, self.weight.T, self.bias)
 
 
 def shared(
@@ -78,9 +123,13 @@ class _Shared(torch.autograd.Function):
         no_x, no_weight = g.new_zeros(weight.shape[0]), torch.zeros_like(weight)
         return (
             affine(no_x, g, weight.T) if ctx.needs_input_grad[0] else None,
-            affine(no_weight, x.T, g) if ctx.needs_input_grad[1] else None,
-            g.sum(0) if ctx.needs_input_grad[2] else None,
+            outer(no_weight, x, g) if ctx.needs_input_grad[1] else None,
+            _columns(g) if ctx.needs_input_grad[2] else None,
         )
+
+
+def _columns(g: Float[Tensor, "rows o"]) -> Float[Tensor, " o"]:
+    return g.sum(0) if g.shape[1] > 1 else total(g).unsqueeze(0)
 
 
 _CACHE = 2**18

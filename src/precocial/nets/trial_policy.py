@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from precocial.nets.activations import tanh
 from precocial.nets.memory import Memory, State, orthogonal
+from precocial.nets.products import Linear
 from precocial.ops.distributions import Dist
 from precocial.ops.losses import masked_mean
 from precocial.types import EnvSpec
@@ -17,9 +18,9 @@ LARGEST_SCALE = 10.0
 none, what it predicts is noise and not to be kept."""
 
 
-def linear(inputs: int, outputs: int, rng: torch.Generator) -> nn.Linear:
+def linear(inputs: int, outputs: int, rng: torch.Generator) -> Linear:
     """A layer with orthogonal weights of gain sqrt(2) and no bias at first."""
-    layer = nn.Linear(inputs, outputs)
+    layer = Linear(inputs, outputs)
     layer.weight.data = orthogonal(outputs, inputs, rng) * 2**0.5
     layer.bias.data.zero_()
     return layer
@@ -82,8 +83,8 @@ class TrialPolicy(nn.Module):
         super().__init__()
         self.memory, self.embedding = memory, embedding
         self.discrete = spec.action_kind == "discrete"
-        self.policy_head = nn.Linear(memory.size, spec.action_dim)
-        self.value_head = nn.Linear(memory.size, 1)
+        self.policy_head = Linear(memory.size, spec.action_dim)
+        self.value_head = Linear(memory.size, 1)
         # Nearly uniform at first, so that the first trials explore.
         self.policy_head.weight.data = orthogonal(spec.action_dim, memory.size, rng) * 0.01
         self.value_head.weight.data = orthogonal(1, memory.size, rng)

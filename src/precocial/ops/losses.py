@@ -6,12 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from precocial.ops.sums import mean_of_each, total
+
 
 def policy_gradient_loss(
     log_prob: Float[Tensor, "n *b"], advantage: Float[Tensor, "n *b"]
 ) -> Float[Tensor, " n"]:
     """REINFORCE: minus the mean of log pi(a|s) A. First derivative right, Hessian biased."""
-    return -(log_prob * advantage).flatten(1).mean(1)
+    return -mean_of_each(log_prob * advantage)
 
 
 def likelihood_ratio_loss(
@@ -24,7 +26,7 @@ def likelihood_ratio_loss(
     The low-variance-curvature surrogate of Rothfuss et al. 2019, Eq. 15: both derivatives of the
     log-likelihood, the Hessian without the cross terms between steps.
     """
-    return -((log_prob - old_log_prob).exp() * advantage).flatten(1).mean(1)
+    return -mean_of_each((log_prob - old_log_prob).exp() * advantage)
 
 
 def dice_loss(
@@ -63,7 +65,7 @@ def dice_loss(
     powers = gamma ** torch.arange(log_prob.shape[-1], device=reward.device, dtype=reward.dtype)
     discount = powers[steps - opening]
     per_step = discount * scale * (past.exp() * reward + (1 - ratio.exp()) * value)
-    return -per_step.flatten(1).mean(1)
+    return mean_of_each(-per_step)
 
 
 def ppo_clip_terms(
@@ -85,9 +87,9 @@ def ppo_clip_loss(
     clip_eps: float,
 ) -> Float[Tensor, " n"]:
     """Clipped surrogate of each task."""
-    return ppo_clip_terms(log_prob, old_log_prob, advantage, clip_eps).flatten(1).mean(1)
+    return mean_of_each(ppo_clip_terms(log_prob, old_log_prob, advantage, clip_eps))
 
 
 def masked_mean(x: Float[Tensor, "*b"], mask: Float[Tensor, "*b"]) -> Float[Tensor, ""]:
     """Mean over the steps where ``mask`` is 1: the sum divided by the mask's; 0 if none is."""
-    return (x * mask).sum() / mask.sum().clamp(min=1)
+    return total(x * mask) / total(mask).clamp(min=1)

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from precocial.ops.sums import mean_of_each
+
 
 def reward_to_go(
     reward: Float[Tensor, "*b t"], ended: Bool[Tensor, "*b t"], gamma: float
@@ -132,5 +134,5 @@ def last_valid(valid: Bool[Tensor, "*b t"]) -> Bool[Tensor, "*b t"]:
 def normalise(advantage: Float[Tensor, "n *r"]) -> Float[Tensor, "n *r"]:
     """Mean 0 and standard deviation 1 within each task (the first axis)."""
     flat = advantage.flatten(1)
-    mean, std = flat.mean(1, keepdim=True), flat.std(1, correction=0, keepdim=True)
+    mean, std = mean_of_each(flat).unsqueeze(1), flat.std(1, correction=0, keepdim=True)
     return ((flat - mean) / (std + 1e-8)).reshape(advantage.shape)

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from precocial.ops.sums import dot
+
 
 def conjugate_gradient(
     product: Callable[[Tensor], Tensor],
@@ -19,13 +21,13 @@ def conjugate_gradient(
     """Solve ``F x = target`` for a symmetric positive matrix given only by its product."""
     x = torch.zeros_like(target)
     residual, direction = target.clone(), target.clone()
-    error = residual.dot(residual)
+    error = dot(residual, residual)
     for _ in range(iterations):
         image = product(direction)
-        alpha = error / direction.dot(image)
+        alpha = error / dot(direction, image)
         x = x + alpha * direction
         residual = residual - alpha * image
-        new_error = residual.dot(residual)
+        new_error = dot(residual, residual)
         if new_error < tolerance:
             break
         direction = residual + new_error / error * direction

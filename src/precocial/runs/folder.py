@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from contextlib import ExitStack, closing
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,11 @@ from precocial.runs import checkpoint
 from precocial.runs.plan import Plan, from_document, to_document, with_overrides
 from precocial.seeding import generator
 from precocial.types import Algorithm, TaskEnv, UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def create_folder(p: Plan, folder: Path, *, overwrite: bool) -> None:
@@ -38,11 +46,44 @@ def create_folder(p: Plan, folder: Path, *, overwrite: bool) -> None:
         partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
         partial.mkdir()
         write_config(partial, to_document(p))
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
+        with claimed(folder):
+            if folder.exists():
+                shutil.rmtree(folder)
+            partial.rename(folder)
     except OSError as error:
         raise UserError(f"cannot make {folder}: {error.strerror}; choose another --out") from error
+
+
+PATIENCE_S = 20.0
+"""For another process that is just saving the run to end."""
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Have the run for this process alone, on systems that can lock a folder.
+
+    Raises:
+        UserError: another process trains it, and does not end soon.
+    """
+    if fcntl is None or not folder.is_dir():
+        yield
+        return
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        for wait in range(-1, int(PATIENCE_S / 0.1)):
+            with suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            if wait == 0:
+                print(f"waiting for another process that trains {folder}", file=sys.stderr)
+            time.sleep(0.1)
+        else:
+            raise UserError(
+                f"{folder} is being trained by another process; stop that one, or wait for its end"
+            )
+        yield
+    finally:
+        os.close(lock)
 
 
 def is_run(folder: Path) -> bool:

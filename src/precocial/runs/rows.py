@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+TAIL = 2**16
+"""Bytes in which the last row surely lies."""
+
 
 def read_rows(path: Path) -> list[dict[str, float]]:
     """Whole rows of a ``metrics.jsonl``; what a kill cut off is left out."""
@@ -18,3 +21,15 @@ def read_rows(path: Path) -> list[dict[str, float]]:
             if isinstance(row, dict) and {"iteration", "env_steps"} <= row.keys():
                 rows.append({k: v for k, v in row.items() if isinstance(v, int | float)})
     return rows
+
+
+def last_row(path: Path) -> dict[str, float]:
+    """The last row of a ``metrics.jsonl``, however long that is; empty where there is none yet."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL))
+            line = file.read().rpartition(b"\n")[0].rpartition(b"\n")[2]
+        row: dict[str, float] = json.loads(line)
+    except (OSError, ValueError):
+        return {}
+    return row

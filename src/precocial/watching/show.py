@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int32, UInt8
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
@@ -185,7 +185,11 @@ def _write_gif(frames: list[UInt8[np.ndarray, "h w 3"]], out: Path, fps: int, ab
     """One palette for all frames: the commonest colours as they are, and a spread of the rest."""
     sample = np.concatenate(frames[:: max(1, len(frames) // 8)] + frames[-1:])
     codes, counts = np.unique(_codes(sample), return_counts=True)
-    exact = np.sort(codes[np.argsort(-counts)[:128]])
+    exact = codes[np.argsort(-counts)[:128]]
+    place = np.zeros(
+        1 << 24, np.uint8
+    )  # of a colour in the palette, from 1 on; 0 where it has none
+    place[exact] = np.arange(1, len(exact) + 1)
     palette = Image.new("P", (1, 1))
     spread = Image.fromarray(sample).quantize(128, method=Image.Quantize.MEDIANCUT).getpalette()
     colours = np.stack([exact >> 16, exact >> 8 & 255, exact & 255], 1)
@@ -194,9 +198,8 @@ def _write_gif(frames: list[UInt8[np.ndarray, "h w 3"]], out: Path, fps: int, ab
     for frame in frames:
         # Pillow takes a neighbour of a palette colour for the colour itself, so we look those up.
         near = np.array(Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE))
-        places = np.searchsorted(exact, _codes(frame)).clip(max=len(exact) - 1)
-        known = exact[places] == _codes(frame)
-        image = Image.fromarray(np.where(known, places, near).astype(np.uint8))
+        places = place[_codes(frame)]
+        image = Image.fromarray(np.where(places, places - 1, near))
         image.putpalette(palette.getpalette() or [])
         images.append(image)
     wait = max(20, 10 * round(100 / fps))  # browsers slow anything below 20 ms down to 100
@@ -206,9 +209,10 @@ def _write_gif(frames: list[UInt8[np.ndarray, "h w 3"]], out: Path, fps: int, ab
     )  # fmt: skip
 
 
-def _codes(frame: UInt8[np.ndarray, "h w 3"]) -> Int64[np.ndarray, "h w"]:
+def _codes(frame: UInt8[np.ndarray, "h w 3"]) -> Int32[np.ndarray, "h w"]:
     """Each colour as one number."""
-    return frame.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+    red, green, blue = frame.astype(np.int32).transpose(2, 0, 1)
+    return red << 16 | green << 8 | blue
 
 
 def _write_mp4(frames: list[UInt8[np.ndarray, "h w 3"]], out: Path, fps: int) -> None:

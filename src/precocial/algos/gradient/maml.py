@@ -39,6 +39,7 @@ from precocial.ops.adaptation import adapt
 from precocial.ops.distributions import kl, kl_hessian_product, log_prob
 from precocial.ops.losses import likelihood_ratio_loss, ppo_clip_loss
 from precocial.ops.params import expand, flatten, unflatten
+from precocial.ops.sums import dot, mean_of_each
 from precocial.ops.trust_region import conjugate_gradient, line_search
 from precocial.types import Metrics, Params, TaskEnv, Tasks
 
@@ -101,7 +102,7 @@ class MAML(AdamUpdates):
         phi = adapt(losses, theta, self.cfg.inner_lr, second_order=second_order)
         dist = self.policy.dist(phi, query.obs)
         lp = log_prob(dist, query.action)
-        divergence = kl(query.dist, dist).mean(1)
+        divergence = mean_of_each(kl(query.dist, dist))
         if self.cfg.outer == "ppo":
             loss = ppo_clip_loss(lp, query.log_prob, query.advantage, self.cfg.clip_eps)
         else:
@@ -132,7 +133,7 @@ class MAML(AdamUpdates):
         g = flatten(gradient)
         product = FisherProduct(self, supports, query)
         direction = conjugate_gradient(product, g, self.cfg.cg_iterations)
-        curvature = float(direction.dot(product(direction)))
+        curvature = float(dot(direction, product(direction)))
         metrics = {"loss/outer": loss, "loss/gradient_norm": float(g.norm())}
         if not curvature > 0:  # a zero gradient: nothing to do
             return metrics | {"loss/kl": 0.0, "loss/step_fraction": 0.0}
@@ -168,7 +169,7 @@ class MAML(AdamUpdates):
             gradient, loss = self.outer_gradient(theta, supports, query)
             for k, p in theta.items():
                 p.grad = gradient[k]
-            self.optimizer.step()
+            self.optimizer.made.step()
             norm = float(flatten(gradient).norm())
             metrics = {"loss/outer": loss, "loss/gradient_norm": norm}
         return metrics

@@ -32,9 +32,11 @@ from torch import Tensor, nn
 from precocial.algos.gradient.shared import PolicyConfig, PolicyMethod, Recorder
 from precocial.checks import at_least, positive
 from precocial.nets.mlp import Policy
+from precocial.ops.adam import Adam
 from precocial.ops.distributions import log_prob
-from precocial.ops.params import detach, expand, restore
+from precocial.ops.params import detach, expand
 from precocial.ops.returns import reward_to_go
+from precocial.ops.sums import mean, total
 from precocial.rollout import collect
 from precocial.types import EnvSpec, Metrics, Params, Rollout, TaskEnv, Tasks, UserError
 
@@ -98,7 +100,7 @@ class OnlineMAML(PolicyMethod):
         self.num_stages = spec.trial_episodes or 1
         self.inner = Inner(cfg).to(device)
         parameters = [*self.policy.parameters(), *self.inner.parameters()]
-        self.optimizer = torch.optim.Adam(parameters, cfg.outer_lr)
+        self.optimizer = Adam(parameters, cfg.outer_lr)
 
     def meta_update(self, env: TaskEnv, tasks: Tasks, rng: torch.Generator) -> Metrics:
         """One trial on every task, then one Adam step on all of it."""
@@ -122,19 +124,18 @@ class OnlineMAML(PolicyMethod):
             seen = g.cumsum(1) - g  # the sum over the stages before this one
             phi[name] = theta[name] - lr * seen.flatten(0, 1)
         lp = log_prob(self.policy.dist(phi, trial.obs), trial.action)
-        loss = -(lp * self.credit(trial.reward, n)).sum() / (n * e)
+        loss = -total(lp * self.credit(trial.reward, n)) / (n * e)
 
-        self.optimizer.zero_grad()
+        self.optimizer.made.zero_grad()
         loss.backward()
-        self.optimizer.step()
+        self.optimizer.made.step()
         for rollout in stages:
             self.policy.update_statistics(rollout.obs)
-        returns = [float(s.reward.sum(2).mean()) for s in stages]
-        total = sum(returns)
+        returns = [float(mean(s.reward.sum(2))) for s in stages]
         return {
             "episode_reward_mean": returns[0],
             f"episode_reward_mean_adapt_{k - 1}": returns[-1],
-            "train/trial_return_mean": total,
+            "train/trial_return_mean": sum(returns),
             "loss/outer": float(loss.detach()),
             "loss/inner_lr": float(lr.detach()),
             "loss/inner_baseline": float(self.inner.baseline.detach()),
@@ -169,7 +170,7 @@ class OnlineMAML(PolicyMethod):
         """The inverse."""
         super().load_state_dict(state)
         self.inner.load_state_dict(state["inner"])
-        restore(self.optimizer, state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
 
 
 def fold(stages: list[Rollout]) -> Rollout:

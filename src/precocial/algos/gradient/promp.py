@@ -33,6 +33,7 @@ from precocial.ops.adaptation import descend
 from precocial.ops.distributions import kl, log_prob
 from precocial.ops.losses import ppo_clip_loss
 from precocial.ops.params import expand
+from precocial.ops.sums import mean_of_each
 from precocial.types import Metrics, TaskEnv, Tasks
 
 
@@ -77,13 +78,13 @@ class ProMP(AdamUpdates):
         """One Adam step on the clipped meta-objective with the inner KL penalty."""
         n = query.obs.shape[0]
         clip_total = kl_total = 0.0
-        self.optimizer.zero_grad()
+        self.optimizer.made.zero_grad()
         for i in chunks(query):
             clip, inner_kl = self.task_losses([s.select(i) for s in supports], query.select(i))
             ((clip + self.cfg.inner_kl_coef * inner_kl).sum() / n).backward()
             clip_total += float(clip.detach().sum()) / n
             kl_total += float(inner_kl.detach().sum()) / n
-        self.optimizer.step()
+        self.optimizer.made.step()
         return {"loss/outer": clip_total, "loss/inner_kl": kl_total}
 
     def task_losses(self, supports: list[Batch], query: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,7 +93,7 @@ class ProMP(AdamUpdates):
         inner_kl = torch.zeros_like(query.advantage[:, 0])
         for support in supports:
             dist = self.policy.dist(phi, support.obs)
-            inner_kl = inner_kl + kl(support.dist, dist).mean(1) / len(supports)
+            inner_kl = inner_kl + mean_of_each(kl(support.dist, dist)) / len(supports)
             loss = surrogate(dist, support, self.cfg)
             phi = descend(loss, phi, self.cfg.inner_lr, second_order=True)
         lp = log_prob(self.policy.dist(phi, query.obs), query.action)

@@ -31,6 +31,7 @@ from precocial.nets.mlp import Policy
 from precocial.ops.distributions import log_prob
 from precocial.ops.losses import ppo_clip_loss
 from precocial.ops.params import detach, restore
+from precocial.ops.sums import total
 from precocial.types import Metrics, Params, TaskEnv, Tasks, UserError
 
 
@@ -104,7 +105,7 @@ class Reptile(SampledUpdates):
         with torch.no_grad():
             for name, p in self.policy.theta.items():
                 step = self.cfg.outer_lr * (stages.phi[name].mean(0) - p)
-                change += float(step.square().sum())
+                change += float(total(step.square()))
                 p.add_(step)
         self.update_statistics(stages)
         return stages.metrics() | {"loss/parameter_change": change**0.5}

@@ -21,11 +21,13 @@ from torch import Tensor
 from precocial.checks import at_least, in_range, positive
 from precocial.nets.baseline import advantages
 from precocial.nets.mlp import Activation, Policy
+from precocial.ops.adam import Adam
 from precocial.ops.adaptation import TaskLoss, inner_update
 from precocial.ops.distributions import Dist, log_prob, mode, sample
 from precocial.ops.losses import dice_loss, likelihood_ratio_loss, policy_gradient_loss
-from precocial.ops.params import detach, expand, restore
+from precocial.ops.params import detach, expand
 from precocial.ops.returns import first_episode_return, normalise, time_in_episode
+from precocial.ops.sums import mean
 from precocial.rollout import collect, lanes_diverged, stack_steps
 from precocial.types import (
     EnvSpec,
@@ -347,7 +349,7 @@ class Stages(NamedTuple):
         for k, rollout in enumerate(self.rollouts):
             ended = rollout.terminated | rollout.truncated
             key = "episode_reward_mean" + (f"_adapt_{k}" if k else "")
-            metrics[key] = float(first_episode_return(rollout.reward, ended).mean())
+            metrics[key] = float(mean(first_episode_return(rollout.reward, ended)))
         return metrics
 
 
@@ -427,7 +429,7 @@ class AdamUpdates(SampledUpdates):
 
     def __init__(self, cfg: Any, spec: EnvSpec, rng: torch.Generator, device: str = "cpu") -> None:
         super().__init__(cfg, spec, rng, device)
-        self.optimizer = torch.optim.Adam(self.policy.parameters(), cfg.outer_lr)
+        self.optimizer = Adam(self.policy.parameters(), cfg.outer_lr)
 
     def state_dict(self) -> dict[str, Any]:
         """Parameters, statistics and optimiser moments."""
@@ -436,4 +438,4 @@ class AdamUpdates(SampledUpdates):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse."""
         super().load_state_dict(state)
-        restore(self.optimizer, state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])

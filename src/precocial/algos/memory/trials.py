@@ -15,12 +15,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from precocial import threads
 from precocial.checks import at_least, in_range, positive
 from precocial.nets.memory import State
 from precocial.nets.trial_policy import TrialPolicy
+from precocial.ops.adam import Adam
 from precocial.ops.distributions import Dist, entropy, log_prob, mode, sample
 from precocial.ops.losses import masked_mean, ppo_clip_terms
-from precocial.ops.params import restore
 from precocial.ops.returns import episode_returns, gae, last_valid
 from precocial.rollout import collect, lanes_diverged
 from precocial.types import EnvSpec, Metrics, Rollout, Step, TaskEnv, Tasks, UserError
@@ -329,6 +330,7 @@ def ppo_update(
     totals: dict[str, Tensor] = {}
     parts = 0
     for part in minibatches(batch, cfg, rng):
+        threads.adjust()
         dist, value = policy.sequence(part.input, part.memory, part.keep)
         # Where nothing counts the ratio is 1: that of a narrow Gaussian could be infinite.
         lp = torch.where(part.valid > 0, log_prob(dist, part.action), part.log_prob)
@@ -378,13 +380,13 @@ class TrialMethod:
     progress = 0.0
     cfg: TrialConfig
     policy: TrialPolicy
-    optimizer: torch.optim.Optimizer
+    optimizer: Adam
 
     def prepare(self, cfg: TrialConfig, spec: EnvSpec, policy: TrialPolicy, device: str) -> None:
         """Set what all of them have."""
         self.cfg, self.spec, self.policy = cfg, spec, policy.to(device)
         self.num_stages = cfg.episodes(spec)
-        self.optimizer = torch.optim.Adam(self.policy.parameters(), cfg.outer_lr, eps=1e-5)
+        self.optimizer = Adam(self.policy.parameters(), cfg.outer_lr, eps=1e-5)
 
     def improve(
         self, env: TaskEnv, tasks: Tasks, learner: TrialLearner, rng: torch.Generator
@@ -392,9 +394,9 @@ class TrialMethod:
         """One trial on every lane by a learner that records, then PPO on all of them."""
         rollout = run_trials(env, tasks, learner, self.cfg, rng)
         batch = score(rollout, self.policy, self.cfg, forgetful=learner.forgetful)
-        batch = standardise(batch, self.policy, first=not self.optimizer.state)
+        batch = standardise(batch, self.policy, first=not self.optimizer.made.state)
         batch = self.with_memories(batch, learner)
-        losses = ppo_update(self.policy, batch, self.cfg, self.optimizer, self.progress, rng)
+        losses = ppo_update(self.policy, batch, self.cfg, self.optimizer.made, self.progress, rng)
         return rollout, trial_metrics(rollout, self.num_stages) | losses
 
     def with_memories(self, batch: TrialBatch, learner: TrialLearner) -> TrialBatch:
@@ -414,4 +416,4 @@ class TrialMethod:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse."""
         self.policy.load_state_dict(state["policy"])
-        restore(self.optimizer, state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])

@@ -28,6 +28,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from precocial import threads
 from precocial.algos.memory.trials import (
     TrialConfig,
     TrialLearner,
@@ -36,9 +37,12 @@ from precocial.algos.memory.trials import (
 )
 from precocial.checks import at_least, positive, widths
 from precocial.nets.memory import GRU, State
+from precocial.nets.products import Linear
 from precocial.nets.trial_policy import MLP, TrialPolicy, linear
+from precocial.ops.adam import Adam
 from precocial.ops.elbo import chain_kl, log_likelihood
-from precocial.ops.params import restore
+from precocial.ops.losses import masked_mean
+from precocial.ops.sums import total
 from precocial.types import EnvSpec, Metrics, Rollout, Step, TaskEnv, Tasks, UserError
 
 
@@ -140,11 +144,11 @@ class VAE(nn.Module):
         mean, log_var = self.encode(trials)  # (B, T + 1, Z)
         # A posterior counts where its last transition belongs to the trial; the first always does.
         counts = torch.cat([torch.ones_like(trials.valid[:, :1]), trials.valid], 1)
-        kl = (chain_kl(mean, log_var) * counts).sum() / counts.sum()
+        kl = masked_mean(chain_kl(mean, log_var), counts)
 
         terms = _subset(steps + 1, cfg.elbo_terms, rng)
         decoded = _subset(steps, cfg.decode_steps, rng)
-        total, scale = counts.sum(), counts.shape[1] / terms.numel() * steps / decoded.numel()
+        count, scale = total(counts), counts.shape[1] / terms.numel() * steps / decoded.numel()
         mean, log_var, counts = (x.index_select(1, terms) for x in (mean, log_var, counts))
         noise = torch.randn(mean.shape, generator=rng, device=mean.device)
         m = mean + noise * (0.5 * log_var).exp()  # (B, P, Z)
@@ -152,7 +156,7 @@ class VAE(nn.Module):
         losses = {"loss/kl_latent": kl}
         if cfg.reward_weight:
             inputs = torch.cat([part.obs, part.action, part.next_obs], -1)
-            losses["loss/reward_decoder"] = -scale / total * self._explained(
+            losses["loss/reward_decoder"] = -scale / count * self._explained(
                 self.reward(m, inputs), part.reward.unsqueeze(-1), part.valid, counts,
                 cfg.reward_likelihood,
             )  # fmt: skip
@@ -160,7 +164,7 @@ class VAE(nn.Module):
             inputs = torch.cat([part.obs, part.action], -1)
             losses["loss/transition_decoder"] = (
                 -scale
-                / total
+                / count
                 * self._explained(
                     self.transition(m, inputs), part.next_obs, part.valid, counts, "gaussian"
                 )
@@ -177,7 +181,7 @@ class VAE(nn.Module):
     ) -> Float[Tensor, ""]:
         """Log-likelihood of the valid steps, summed over them and the posteriors that count."""
         each = log_likelihood(predicted, actual.unsqueeze(1).expand_as(predicted), likelihood)
-        return ((each * valid.unsqueeze(1)).sum(-1) * counts).sum()
+        return total((each * valid.unsqueeze(1)).sum(-1) * counts)
 
 
 class Decoder(nn.Module):
@@ -208,8 +212,8 @@ class Decoder(nn.Module):
         return y
 
 
-def _linear(inputs: int, outputs: int, fan_in: int, rng: torch.Generator) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs)
+def _linear(inputs: int, outputs: int, fan_in: int, rng: torch.Generator) -> Linear:
+    layer = Linear(inputs, outputs)
     layer.weight.data = (torch.rand(outputs, inputs, generator=rng) * 2 - 1) / fan_in**0.5
     layer.bias.data.zero_()
     return layer
@@ -271,7 +275,7 @@ class VariBAD(TrialMethod):
             cfg, spec, TrialPolicy(net, spec, cfg.trial_steps(spec), cfg.init_std, rng), device
         )
         self.vae = VAE(cfg, spec, rng).to(device)
-        self.vae_optimizer = torch.optim.Adam(self.vae.parameters(), cfg.vae_lr)
+        self.vae_optimizer = Adam(self.vae.parameters(), cfg.vae_lr)
 
     def meta_update(self, env: TaskEnv, tasks: Tasks, rng: torch.Generator) -> Metrics:
         """One trial on every lane; PPO on the policy, then the ELBO on encoder and decoders."""
@@ -289,10 +293,12 @@ class VariBAD(TrialMethod):
         )  # fmt: skip
         order = torch.randperm(trials.reward.shape[0], generator=rng, device=rng.device)
         totals: Metrics = {}
-        for group in self.vae_optimizer.param_groups:
+        optimizer = self.vae_optimizer.made
+        for group in optimizer.param_groups:
             group["lr"] = cfg.vae_lr * cfg.rate(self.progress)
         size = min(cfg.vae_batch, order.numel())
         for i in range(cfg.vae_updates):
+            threads.adjust()
             lanes = torch.arange(size, device=order.device) + i * size
             losses = self.vae.loss(trials.select(order[lanes % order.numel()]), rng)
             weights = {
@@ -300,9 +306,9 @@ class VariBAD(TrialMethod):
                 "loss/transition_decoder": cfg.transition_weight,
             }  # fmt: skip
             loss = torch.stack([weights[k] * v for k, v in losses.items()]).sum()
-            self.vae_optimizer.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            self.vae_optimizer.step()
+            optimizer.step()
             for k, v in losses.items():
                 totals[k] = totals.get(k, 0.0) + float(v.detach()) / cfg.vae_updates
         return totals
@@ -330,4 +336,4 @@ class VariBAD(TrialMethod):
         """The inverse."""
         super().load_state_dict(state)
         self.vae.load_state_dict(state["vae"])
-        restore(self.vae_optimizer, state["vae_optimizer"])
+        self.vae_optimizer.load_state_dict(state["vae_optimizer"])

@@ -15,14 +15,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from precocial import threads
 from precocial.algos.model.acting import MPCLearner, RandomActor, clipped
 from precocial.algos.model.adapters import Adapter
 from precocial.algos.model.errors import ModelErrors, model_errors
 from precocial.checks import at_least, positive, widths
 from precocial.nets.dynamics import Dynamics
-from precocial.ops.params import restore
+from precocial.ops.adam import Adam
 from precocial.ops.planning import PlannerConfig
 from precocial.ops.returns import first_episode_return
+from precocial.ops.sums import mean
 from precocial.replay import Replay, Transitions
 from precocial.rollout import collect
 from precocial.types import EnvSpec, Metrics, Rollout, TaskEnv, Tasks, UserError
@@ -123,7 +125,7 @@ class ModelBased:
         self.cfg, self.spec, self.model, self.dynamics = cfg, spec, model.to(device), dynamics
         self.replay = Replay()
         self.iteration = 0
-        self.optimizer = torch.optim.Adam(self.model.parameters(), cfg.outer_lr)
+        self.optimizer = Adam(self.model.parameters(), cfg.outer_lr)
 
     def adapter(self, lanes: int) -> Adapter:
         """A frozen copy of the model, ready to adapt on B lanes."""
@@ -149,7 +151,7 @@ class ModelBased:
         rollout = collect(env, tasks, actor, cfg.lanes, self.spec.horizon, rng)
         ended = rollout.terminated | rollout.truncated
         metrics: Metrics = {
-            "episode_reward_mean": float(first_episode_return(rollout.reward, ended).mean()),
+            "episode_reward_mean": float(mean(first_episode_return(rollout.reward, ended))),
             "train/lanes_reset": float(
                 actor.adapter.resets if isinstance(actor, MPCLearner) else 0
             ),
@@ -159,12 +161,14 @@ class ModelBased:
         self.learn_statistics(self.replay.add(rollout, clipped(rollout.action, self.spec)))
         self.iteration += 1
         totals: dict[str, Tensor] = {}
+        optimizer = self.optimizer.made
         for _ in range(cfg.model_updates):
+            threads.adjust()
             loss, report = self.loss(rng)
-            self.optimizer.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), cfg.max_grad_norm)
-            self.optimizer.step()
+            optimizer.step()
             totals = {k: totals.get(k, 0.0) + v.detach() for k, v in report.items()}
         return metrics | {f"loss/{k}": float(v) / cfg.model_updates for k, v in totals.items()}
 
@@ -195,7 +199,7 @@ class ModelBased:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse; also of checkpoints that held the data and no running statistics."""
         self.model.load_state_dict(state["model"], strict="replay" not in state)
-        restore(self.optimizer, state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.iteration = int(state["iteration"])
         if state.get("replay"):  # empty where the first iteration broke
             self.replay.extend(state["replay"])

@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from precocial.envs.base import EnvConfig, State, TensorTaskEnv, split_uniform, uniform
+from precocial.threads import alone
 from precocial.types import Split
 
 
@@ -76,7 +77,7 @@ class PendulumMass(TensorTaskEnv):
         obs: Float[Tensor, "*b 3"], action: Float[Tensor, "*b 1"], next_obs: Float[Tensor, "*b 3"]
     ) -> Float[Tensor, "*b"]:
         """Upright, still and without effort is best; the action in [-1, 1]."""
-        angle = torch.atan2(obs[..., 1], obs[..., 0])
+        angle = alone(torch.atan2, obs[..., 1], obs[..., 0])
         torque = PendulumMass.action_high[0] * action.squeeze(-1)
         return -(angle.square() + 0.1 * obs[..., 2].square() + 0.001 * torque.square())
 

@@ -1,0 +1,211 @@
+"""Cores shared with other programs, and numbers that do not depend on it."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from precocial import threads
+from precocial.algos import ALGOS, build
+from precocial.algos.gradient.online_maml import OnlineMAMLConfig
+from precocial.envs.classic.bandit import Bandit, BanditConfig
+from precocial.envs.control.hidden_gain import HiddenGain, HiddenGainConfig
+from precocial.envs.control.point_nav import PointNav, PointNavConfig
+from precocial.nets import products
+from precocial.ops import sums
+
+
+class Neighbours:
+    """So many cores in use by others, of so many."""
+
+    def __init__(self, cores, used):
+        self.mine, self.used = {f"cpu{i}" for i in range(cores)}, used
+
+    def look(self):
+        return self.used
+
+
+@pytest.fixture
+def of_threads(monkeypatch):
+    """Calls something with 1, 2 and 3 threads; gives all results."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr(threads, "_others", Neighbours(16, 0.0))
+
+    def call(function):
+        results = []
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            results.append(function())
+        return results
+
+    yield call
+    torch.set_num_threads(before)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def equal(one, other):
+    leaves, same = (torch.utils._pytree.tree_leaves(x) for x in (one, other))
+    return len(leaves) == len(same) and all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+        for a, b in zip(leaves, same, strict=True)
+    )
+
+
+# ---- the same numbers ---------------------------------------------------------------------
+
+BANDIT = Bandit(BanditConfig(arms=5, pulls=40))
+GAIN = HiddenGain(HiddenGainConfig())
+TRIALS = {"num_tasks": 900, "minibatches": 1, "outer_epochs": 2}
+PLANNING = {"num_tasks": 4, "model_updates": 3, "candidates": 64, "plan_horizon": 3}
+MANY = [  # more than 2 ** 15 steps an iteration, where sums are cut and products are large
+    ("maml", PointNav(PointNavConfig()), {"num_tasks": 10, "episodes_per_task": 40}),
+    ("maml", PointNav(PointNavConfig()), {"num_tasks": 1, "episodes_per_task": 400}),
+    ("maml", PointNav(PointNavConfig()), {"num_tasks": 4, "episodes_per_task": 90, "outer": "ppo"}),
+    ("promp", PointNav(PointNavConfig()), {"num_tasks": 10, "episodes_per_task": 40}),
+    ("reptile", PointNav(PointNavConfig()), {"num_tasks": 10, "episodes_per_task": 40}),
+    (OnlineMAMLConfig(), BANDIT, {"num_tasks": 40, "episodes_per_task": 30}),
+    ("rl2", BANDIT, TRIALS),
+    ("rl2", BANDIT, TRIALS | {"embed": 32, "max_seq_len": 16, "previous_obs": True}),
+    ("rl2", BANDIT, TRIALS | {"memory": "lstm"}),
+    ("rl2", BANDIT, TRIALS | {"memory": "transformer", "layers": 1, "memory_size": 32}),
+    ("domain-randomization", BANDIT, TRIALS),
+    ("varibad", BANDIT, TRIALS | {"vae_updates": 2}),
+    ("belief-oracle", BANDIT, TRIALS),
+    ("grbal", GAIN, PLANNING),
+    ("rebal", GAIN, PLANNING),
+    ("mb-de", GAIN, PLANNING),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("algo", "env", "settings"), MANY,
+    ids=[f"{getattr(a, 'lower', lambda: 'online')()}-{i}" for i, (a, _, _) in enumerate(MANY)],
+)  # fmt: skip
+def test_an_iteration_has_the_same_bits_on_any_number_of_threads(algo, env, settings, of_threads):
+    cfg = dataclasses.replace(ALGOS[algo].config if isinstance(algo, str) else algo, **settings)
+
+    def iteration():
+        algorithm = build(cfg, env.spec, seeded())
+        tasks = env.sample_tasks(cfg.num_tasks, "train", seeded(1))
+        metrics = [algorithm.meta_update(env, tasks, seeded(2)) for _ in range(2)]
+        return algorithm.state_dict(), metrics
+
+    one, *others = of_threads(iteration)
+    assert all(equal(one, other) for other in others)
+
+
+@pytest.mark.parametrize("rows", [100, 256, 300, 6250, 30_000])
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 64), (64, 1), (5, 64), (64, 55), (64, 192)])
+@pytest.mark.parametrize("onednn", [False, products._ONEDNN])
+def test_products_have_the_same_bits_and_are_right(
+    rows, inputs, outputs, onednn, of_threads, monkeypatch
+):
+    monkeypatch.setattr(products, "_ONEDNN", onednn)
+    x, g = (torch.randn(rows, k, generator=seeded(k)) for k in (inputs, outputs))
+    w, plus = (
+        torch.randn(inputs, outputs, generator=seeded(3)),
+        torch.randn(outputs, generator=seeded(4)),
+    )
+    one, *others = of_threads(
+        lambda: (products.affine(plus, x, w), products.outer(torch.ones_like(w), x, g))
+    )
+    assert all(equal(one, other) for other in others)
+    exact = plus.double() + x.double() @ w.double(), 1 + x.T.double() @ g.double()
+    for found, expected in zip(one, exact, strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("numel", [1, 2**15 - 1, 2**15, 100_003, 2_000_000])
+def test_sums_have_the_same_bits_and_are_right(numel, of_threads):
+    x = torch.randn(numel, generator=seeded())
+    one, *others = of_threads(lambda: (sums.total(x), sums.dot(x, x), sums.mean_of_each(x[None])))
+    assert all(equal(one, other) for other in others)
+    torch.testing.assert_close(one[0].double(), x.double().sum(), rtol=1e-5, atol=1e-2)
+    torch.testing.assert_close(one[1].double(), x.double().square().sum(), rtol=1e-5, atol=1e-2)
+    torch.testing.assert_close(one[2][0].double(), x.double().mean(), rtol=1e-4, atol=1e-5)
+
+
+# ---- how many ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def beside(monkeypatch):
+    """Pretend that others use some cores, and that torch had so many threads before."""
+    before = torch.get_num_threads()
+
+    def pretend(used, *, cores=2, most=2):
+        torch.set_num_threads(most)
+        monkeypatch.setattr(threads, "_others", Neighbours(cores, used))
+
+    yield pretend
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("cores", "used", "most", "expected"),
+    [
+        (2, 0.0, 2, 2), (2, 0.2, 2, 2), (2, 0.5, 2, 1), (2, 1.0, 2, 1), (2, 1.9, 2, 1),
+        (2, 0.0, 1, 1), (16, 0.2, 16, 16), (16, 0.5, 16, 15), (16, 4.1, 16, 12), (16, 4.1, 8, 8),
+        (16, 16.0, 16, 1), (8, 0.0, 4, 4), (1, 0.0, 1, 1),
+    ],
+)  # fmt: skip
+def test_threads_leave_others_their_cores(cores, used, most, expected, beside):
+    beside(used, cores=cores, most=most)
+    assert threads.fitting() == expected
+
+
+def test_shared_cores_are_given_back(beside):
+    beside(1.0)
+    threads.adjust()
+    assert torch.get_num_threads() == 2  # outside it is the caller's own matter
+    with pytest.raises(KeyError), threads.shared():
+        assert torch.get_num_threads() == 1
+        with threads.shared():
+            threads._others.used = 0.0
+            threads.adjust()
+            assert torch.get_num_threads() == 2
+            threads._others.used = 1.0
+            threads.adjust()
+        assert torch.get_num_threads() == 1
+        raise KeyError
+    assert torch.get_num_threads() == 2
+
+
+def test_what_others_use_is_all_work_less_our_own(monkeypatch, tmp_path):
+    def line(name, user, idle, steal):
+        return f"{name} {user} 10 20 {idle} 5 1 2 {steal} 0 0\n"
+
+    def state(user, idle, steal):
+        rest = line("cpu7", 90_000, 1, 0) + "intr 5 0 0\nctxt 77\n"  # a core that is not ours
+        stat.write_text(
+            line("cpu", 1, 2, 3) + line("cpu0", user, idle, steal) + line("cpu1", 0, 0, 0) + rest
+        )
+
+    stat, clock, own = tmp_path / "stat", [50.0], [7.0]
+    state(100, 500, 0)
+    monkeypatch.setattr(threads, "STAT", stat)
+    monkeypatch.setattr(threads.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(threads.time, "process_time", lambda: own[0])
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    monkeypatch.setattr(threads.os, "sysconf", lambda name: 100)
+    others = threads.Others()
+    clock[0], own[0] = 50.1, 7.1
+    state(900, 500, 0)
+    assert others.look() == 0.0  # too soon to tell
+    clock[0], own[0] = 52.0, 8.0  # in 2 s the cores worked 3.5 s, 0.5 of them for another machine
+    state(400, 600, 50)
+    assert abs(others.look() - 1.25) < 1e-9
+    clock[0], own[0] = 53.0, 9.5  # clocks of different grain may say that we did more than all
+    state(450, 600, 50)
+    assert others.look() == 0.0
+
+
+def test_where_the_kernel_does_not_tell_all_threads_stay(monkeypatch, tmp_path):
+    monkeypatch.setattr(threads, "STAT", tmp_path / "none")
+    silent = threads.Others()
+    monkeypatch.setattr(threads, "_others", silent)
+    assert silent.look() == 0.0
+    assert threads.fitting() == torch.get_num_threads()
