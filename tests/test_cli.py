@@ -127,6 +127,8 @@ def test_list_names_everything(capsys):
         (["train", "maml", "--iterations", "-1"], "--iterations is -1"),
         (["train", "maml", "--num-tasks", "0"], "--num-tasks is 0; expected 1 or more"),
         (["train", "maml", "--seeds", "0"], "--seeds is 0"),
+        (["train", "maml", "--jobs", "0"], "--jobs is 0"),
+        (["train", "--resume", "x", "--jobs", "0"], "--jobs is 0"),
         (["train", "maml", "--device", "toaster"], "toaster"),
         (["train", "maml", "--env-horizon", "0"], "--env-horizon is 0"),
         (["train", "maml", "--env-hroizon", "9"], "--env-horizon"),

@@ -94,7 +94,7 @@ class Loop:
         tracker = Tracker(self.folder, self.iteration)
         progress = Progress(run.iterations, self.iteration, run.env_steps, quiet=self.quiet)
         try:
-            with progress, self.resumable(), threads.shared():
+            with progress.on_screen(), self.resumable(), threads.shared():
                 while self.iteration < run.iterations and not self.steps_used_up():
                     metrics = self.iterate()
                     row = self.iteration

@@ -44,9 +44,9 @@ def create_folder(p: Plan, folder: Path, *, overwrite: bool) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-        partial.mkdir()
-        write_config(partial, to_document(p))
         with claimed(folder):
+            partial.mkdir()
+            write_config(partial, to_document(p))
             if folder.exists():
                 shutil.rmtree(folder)
             partial.rename(folder)

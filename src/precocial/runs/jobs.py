@@ -65,7 +65,8 @@ def run_all(
     plans = {folder: read_plan(folder) for folder in folders}
     names = _names(folders)
     waiting, active, failures = list(folders), dict[Path, Job](), dict[Path, str]()
-    with Board(len(folders), quiet=quiet) as board:
+    board = Board(len(folders), quiet=quiet)
+    with board.on_screen():
         try:
             while waiting or active:
                 while waiting and len(active) < jobs:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from types import TracebackType
-from typing import Self
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -60,23 +59,18 @@ def bars(first: str) -> Bars | None:
 
 
 class Display:
-    """Something with bars, shown while it is entered."""
+    """Something with bars."""
 
     shown: Bars | None = None
 
-    def __enter__(self) -> Self:
-        if self.shown:
-            self.shown.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        if self.shown:
-            self.shown.stop()
+    @contextmanager
+    def on_screen(self) -> Iterator[None]:
+        """Have the bars on the screen."""
+        if self.shown is None:
+            yield
+        else:
+            with self.shown:
+                yield
 
 
 class Progress(Display):
