@@ -32,7 +32,7 @@ from precocial.runs.plan import plan
 from precocial.training import run, train
 from precocial.types import Rollout, Step, UserError
 
-MEMORIES = ["gru", "lstm", "transformer"]
+MEMORIES = ["gru", "lstm", "transformer", "fast-weights"]
 IN_TRIAL = [name for name, entry in ALGOS.items() if isinstance(entry.config, TrialConfig)]
 
 

@@ -7,8 +7,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from precocial.nets.activations import tanh
-from precocial.nets.memory import Memory, State, orthogonal
+from precocial.nets.initial import orthogonal
+from precocial.nets.memory import Memory
 from precocial.nets.products import Linear
+from precocial.nets.recurrent import State
 from precocial.ops.distributions import Dist
 from precocial.ops.losses import masked_mean
 from precocial.types import EnvSpec

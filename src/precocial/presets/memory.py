@@ -19,7 +19,12 @@ _RL2: dict[str, Any] = {
 _LONG: dict[str, Any] = {
     "gae_lambda": 0.3, "outer_lr": 4e-3, "num_tasks": 300, "outer_epochs": 6, "minibatches": 4,
 }  # fmt: skip
-_MDP: dict[str, Any] = _LONG | {
+_MDP: dict[str, Any] = {
+    "gae_lambda": 0.5, "outer_lr": 3e-3, "num_tasks": 300, "outer_epochs": 4, "minibatches": 4,
+    "ent_coef": 0.01, "anneal_entropy": True, "memory": "fast-weights",
+}  # fmt: skip
+"""What was learned of this state is what counts, so the memory is one that looks it up."""
+_MDP_GRU: dict[str, Any] = _LONG | {
     "gae_lambda": 0.8, "outer_lr": 2e-3, "outer_epochs": 8, "ent_coef": 0.03,
     "anneal_entropy": True, "memory_size": 128, "embed": 128, "previous_obs": True,
 }  # fmt: skip
@@ -61,8 +66,9 @@ PRESETS: Table = {
         "n100-k2": _pulls(100, 2, 200),
     },
     ("rl2", "tabular-mdp"): {
-        "default": Preset(120, _MDP, run=_VALID),
-        "n10": Preset(120, _MDP, run=_VALID),
+        "default": Preset(100, _MDP, run=_VALID),
+        "n10": Preset(100, _MDP, run=_VALID),
+        "n10-gru": Preset(120, _MDP_GRU, run=_VALID),
     },
     ("rl2", "grid-nav"): {"default": Preset(200, _GRID, run=_VALID)},
     ("varibad", "grid-nav"): {"default": Preset(350, _INFERENCE, run=_VALID)},

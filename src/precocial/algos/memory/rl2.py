@@ -48,9 +48,12 @@ class RL2Config(TrialConfig):
     """Settings of ``rl2`` and ``domain-randomization``."""
 
     memory: MemoryKind = "gru"
-    """What remembers: gru, lstm, or a causal transformer."""
+    """What remembers: gru, lstm, a causal transformer, or fast-weights, which look up what happened
+    at this very observation."""
     memory_size: int = 64
     """Width of the memory (H)."""
+    key_size: int = 16
+    """Width of the keys of fast-weights (K): about as many observations can be told apart."""
     embed: int = 0
     """Width of a layer between input and memory, which can join state, action and reward to one
     thing to remember; 0: none."""
@@ -71,12 +74,17 @@ class RL2Config(TrialConfig):
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
         super().__post_init__()
-        at_least(self, 1, "memory_size", "layers", "heads")
+        at_least(self, 1, "memory_size", "key_size", "layers", "heads")
         at_least(self, 0, "max_seq_len", "embed")
-        if self.memory == "transformer" and self.max_seq_len:
+        if self.memory in ("transformer", "fast-weights") and self.max_seq_len:
             raise UserError(
-                "--max-seq-len cuts the memory of gru and lstm; the transformer attends to the "
-                "whole trial, leave it out or use --memory gru"
+                f"--max-seq-len cuts the memory of gru and lstm; {self.memory} reads the whole "
+                "trial at once, leave it out or use --memory gru"
+            )
+        if self.memory == "fast-weights" and self.embed:
+            raise UserError(
+                f"--embed is {self.embed}; fast-weights are asked by the observation itself, leave "
+                "it out or use --memory gru"
             )
         if self.memory == "transformer" and self.memory_size % (2 * self.heads):
             raise UserError(
@@ -135,13 +143,13 @@ class RL2(TrialMethod):
     def __init__(
         self, cfg: RL2Config, spec: EnvSpec, rng: torch.Generator, device: str = "cpu"
     ) -> None:
-        inputs = LastStep.input_dim(spec, cfg)
+        inputs, steps = LastStep.input_dim(spec, cfg), cfg.trial_steps(spec)
         embedding = MLP(inputs, (cfg.embed,), rng) if cfg.embed else None
         memory = build_memory(
             cfg.memory, cfg.embed or inputs, cfg.memory_size, rng,
             layers=cfg.layers, heads=cfg.heads, precision=cfg.precision,
+            obs_dim=spec.obs_dim, key_size=cfg.key_size, steps=steps,
         )  # fmt: skip
-        steps = cfg.trial_steps(spec)
         policy = TrialPolicy(memory, spec, steps, cfg.init_std, rng, embedding)
         self.prepare(cfg, spec, policy, device)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from precocial import threads
 from precocial.checks import at_least, in_range, positive
-from precocial.nets.memory import State
+from precocial.nets.recurrent import State
 from precocial.nets.trial_policy import TrialPolicy
 from precocial.ops.adam import Adam
 from precocial.ops.distributions import Dist, entropy, log_prob, mode, sample
