@@ -84,8 +84,8 @@ class Belief(Protocol):
         """Bayes' rule for one transition; it goes on across episode ends."""
         ...
 
-    def features(self, belief: dict[str, Tensor]) -> Float[Tensor, "n e d"]:
-        """The posterior as numbers of order one, sufficient to act optimally."""
+    def features(self, belief: dict[str, Tensor], obs: Tensor) -> Float[Tensor, "n e d"]:
+        """The posterior as numbers of order one, as far as it matters at ``obs``."""
         ...
 
 

@@ -152,7 +152,7 @@ def test_bandit_belief_is_bayes_rule(rng):
     weight = likelihood / likelihood.sum(-1, keepdim=True)
     mean = (weight * rate).sum(-1)
     variance = (weight * rate.square()).sum(-1) - mean.square()
-    features = posterior.features(belief)
+    features = posterior.features(belief, obs)
     assert features.shape == (2, 4, posterior.dim)
     torch.testing.assert_close(features[..., :3].double(), mean, rtol=0, atol=1e-5)
     # Var = m (1 - m) / (n + 3), and the second part of the features is 1 / (n + 2).
@@ -240,16 +240,19 @@ def test_tabular_belief_is_bayes_rule(rng):
         obs = step.obs
     on_chance /= on_chance.sum(-1, keepdim=True)
     on_mean /= on_mean.sum(-1, keepdim=True)
-    features = posterior.features(belief).double()
+    features = posterior.features(belief, obs).double()
     assert features.shape == (2, 3, posterior.dim)
     first = (on_mean * mean).sum(-1)
     variance = (on_mean * mean.square()).sum(-1) - first.square()
     close = {"rtol": 0, "atol": 1e-5}
-    torch.testing.assert_close(features[..., :4], first.flatten(2), **close)
-    torch.testing.assert_close(features[..., 4:8], variance.flatten(2), **close)
     to_zero = (on_chance * chance).sum(-1)
-    pairs = torch.stack([to_zero, 1 - to_zero], -1)
-    torch.testing.assert_close(features[..., 8:], 2 * pairs.flatten(2), **close)
+    best = first.amax(-1)  # of each state
+    after = to_zero * best[..., :1, None] + (1 - to_zero) * best[..., 1:, None]
+    for k, table in enumerate((first, variance, after)):
+        here = torch.stack([table[n, e, int(obs[n, e].argmax())] for n, e in lanes])
+        torch.testing.assert_close(features[..., 2 * k : 2 * k + 2].flatten(0, 1), here, **close)
+    averages = first.mean((2, 3)), variance.mean((2, 3)), best.mean(2)
+    torch.testing.assert_close(features[..., 6:], torch.stack(averages, -1), **close)
 
 
 # ---- Harlow --------------------------------------------------------------------------------
@@ -428,7 +431,7 @@ def test_two_step_belief_is_bayes_rule_over_all_reversals(rng, hidden):
         belief = posterior.update(belief, first.obs, action, last.reward, last.next_obs)
         history.append((action, first.obs.argmax(-1), last.reward))
         obs = last.obs
-    features = posterior.features(belief)
+    features = posterior.features(belief, obs)
     assert features.shape == (2, 3, 2 if hidden else 1)
     for n, e in itertools.product(range(2), range(3)):
         joint = {}

@@ -251,7 +251,7 @@ def test_beliefs_are_exact(env, rng):
     belief = rule.prior(obs)
     expected = torch.zeros(lanes, 25)
     expected[:, goals] = brute_force(env, goals, starts, [])  # no goal is at the lane's own start
-    torch.testing.assert_close(rule.features(belief)[0], expected)
+    torch.testing.assert_close(rule.features(belief, obs)[0], expected)
     history, sure = [], 0
     for t in range(60):
         action = torch.randint(env.spec.action_dim, (1, lanes), generator=rng)
@@ -260,7 +260,7 @@ def test_beliefs_are_exact(env, rng):
         history.append((obs, action, step.reward, step.next_obs))
         obs = step.obs
         if t % 10 in (0, 9):
-            features = rule.features(belief)
+            features = rule.features(belief, obs)
             assert features.shape == (1, lanes, rule.dim)
             expected = torch.zeros(lanes, 25)
             expected[:, goals] = brute_force(env, goals, starts, history)

@@ -188,6 +188,8 @@ def test_what_follows_the_trial_changes_nothing():
 @pytest.mark.parametrize("extra", [{}, {"embed": 8, "previous_obs": True, "trials_per_task": 2}])
 @torch.no_grad()
 def test_recomputed_log_probs_and_values_equal_the_stored_ones(memory, forget, extra):
+    if memory == "fast-weights" and extra:
+        extra = extra | {"embed": 0}
     method, rollout, batch = collected(small(memory, forget=forget, **extra))
     dist, value = method.policy.sequence(batch.input, batch.memory, batch.keep)
     inside = batch.valid > 0
@@ -501,6 +503,10 @@ def test_evaluation_may_run_past_the_trained_trial():
         ({"episodes_per_trial": 0}, "at least 1 whole episode"),
         ({"memory": "transformer", "max_seq_len": 5}, "whole trial"),
         ({"memory": "transformer", "memory_size": 30}, "multiple of"),
+        ({"memory": "fast-weights", "max_seq_len": 5}, "max-seq-len"),
+        ({"memory": "fast-weights", "embed": 8}, "--embed is 8"),
+        ({"memory": "fast-weights", "precision": "bfloat16"}, "not fast-weights"),
+        ({"memory": "fast-weights", "key_size": 0}, "key-size"),
         ({"memory": "lstm", "precision": "bfloat16"}, "gru"),
         ({"minibatches": 100, "num_tasks": 10}, "minibatches"),
         ({"gamma": 1.5}, "gamma"),

@@ -70,7 +70,7 @@ class ExactBelief:
             self.time = torch.zeros((*self.shape, 2), device=obs.device)
         scale = torch.tensor([self.episodes, self.spec.horizon], device=obs.device)
         time = (self.time / scale).clamp(max=1.0)
-        known = self.model.features(self.belief)
+        known = self.model.features(self.belief, self.obs)
         return torch.cat([self.obs, known, time], -1).flatten(0, 1)
 
     def observe(self, action: Tensor, step: Step) -> None:

@@ -64,7 +64,9 @@ class BanditBelief:
             "lost": belief["lost"] + pulled * (1 - reward),
         }
 
-    def features(self, belief: dict[str, Tensor]) -> Float[Tensor, "n e d"]:
+    def features(
+        self, belief: dict[str, Tensor], obs: Float[Tensor, "n e o"]
+    ) -> Float[Tensor, "n e d"]:
         """Means, 1 / (pulls + 2), and the share of the trial's pulls that is left."""
         seen = belief["won"] + belief["lost"]
         left = (1 - seen.sum(-1, keepdim=True) / self.pulls).clamp(min=0)

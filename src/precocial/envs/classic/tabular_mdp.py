@@ -51,7 +51,7 @@ class TabularBelief:
 
     def __init__(self, states: int, actions: int) -> None:
         self.states, self.actions = states, actions
-        self.dim = states * actions * (states + 2)
+        self.dim = 3 * actions + 3
 
     def prior(self, obs: Float[Tensor, "n e s"]) -> dict[str, Tensor]:
         """Nothing seen."""
@@ -73,15 +73,24 @@ class TabularBelief:
             "reward": belief["reward"] + here * reward[:, :, None, None],
         }
 
-    def features(self, belief: dict[str, Tensor]) -> Float[Tensor, "n e d"]:
-        """Mean rewards, their variances, and mean transitions times S, by state and action."""
+    def features(
+        self, belief: dict[str, Tensor], obs: Float[Tensor, "n e s"]
+    ) -> Float[Tensor, "n e d"]:
+        """What is believed of the actions in this state, and three averages over all states.
+
+        Of each action the mean reward, its variance, and the best mean reward to be expected of the
+        state after; averaged are mean, variance and the best mean of a state. All S A (S + 2)
+        numbers at once are too many for a small network to find those of this state among.
+        """
         seen = belief["transitions"].sum(-1)
         variance = 1 / (1 + seen)
         mean = (1 + belief["reward"]) * variance
+        best = mean.amax(-1)  # (N, E, S)
         chance = (1 + belief["transitions"]) / (self.states + seen).unsqueeze(-1)
-        return torch.cat(
-            [mean.flatten(2), variance.flatten(2), self.states * chance.flatten(2)], -1
-        )
+        after = (chance * best[..., None, None, :]).sum(-1)
+        here = [(table * obs.unsqueeze(-1)).sum(2) for table in (mean, variance, after)]
+        everywhere = [mean.mean((2, 3)), variance.mean((2, 3)), best.mean(2)]
+        return torch.cat([*here, torch.stack(everywhere, -1)], -1)
 
 
 class TabularMDP(TensorTaskEnv):

@@ -204,7 +204,9 @@ class TwoStepBelief:
             "swapped": torch.where(began, moved, swapped),
         }
 
-    def features(self, belief: dict[str, Tensor]) -> Float[Tensor, "n e d"]:
+    def features(
+        self, belief: dict[str, Tensor], obs: Float[Tensor, "n e o"]
+    ) -> Float[Tensor, "n e d"]:
         """Which state is good, and whether actions are swapped: -1 to 1, 0 where nothing speaks."""
         leaves = [belief["first"], belief["swapped"]][: self.dim]
         return 2 * torch.stack(leaves, -1) - 1

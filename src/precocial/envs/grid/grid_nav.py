@@ -163,7 +163,7 @@ class GridNav(TensorTaskEnv):
         belief = rule.prior(obs)
         returns = torch.zeros(*lanes, episodes, device=rng.device)
         for k in range(episodes):
-            chance = rule.features(belief).flatten(0, 1)
+            chance = rule.features(belief, obs).flatten(0, 1)
             target = torch.multinomial(chance, 1, generator=rng).view(*lanes, 1)
             for _ in range(self.spec.horizon):
                 left = between[table[env.state["cell"]], target]  # (N, E, A)

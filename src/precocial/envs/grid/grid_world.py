@@ -95,7 +95,9 @@ class GoalBelief:
         left = torch.where(known, was_open, rest)
         return {"open": torch.where(reward.unsqueeze(-1) > 0, next_obs, left)}
 
-    def features(self, belief: dict[str, Tensor]) -> Float[Tensor, "n e c"]:
+    def features(
+        self, belief: dict[str, Tensor], obs: Float[Tensor, "n e o"]
+    ) -> Float[Tensor, "n e c"]:
         """Probability of each cell."""
         return belief["open"] / belief["open"].sum(-1, keepdim=True)
 
