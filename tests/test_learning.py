@@ -114,6 +114,7 @@ def trial_curve(name, iterations, **settings):
     [
         ("rl2", {"memory_size": 16}),
         ("rl2", {"memory_size": 16, "memory": "lstm"}),
+        ("rl2", {"memory_size": 16, "memory": "fast-weights"}),
         ("rl2", {"memory_size": 16, "memory": "transformer", "heads": 2}),
         ("varibad", {"hidden": (16,), "vae_lr": 5e-3}),
     ],

@@ -70,6 +70,7 @@ MANY = [  # more than 2 ** 15 steps an iteration, where sums are cut and product
     ("rl2", BANDIT, TRIALS),
     ("rl2", BANDIT, TRIALS | {"embed": 32, "max_seq_len": 16, "previous_obs": True}),
     ("rl2", BANDIT, TRIALS | {"memory": "lstm"}),
+    ("rl2", BANDIT, TRIALS | {"memory": "fast-weights"}),
     ("rl2", BANDIT, TRIALS | {"memory": "transformer", "layers": 1, "memory_size": 32}),
     ("domain-randomization", BANDIT, TRIALS),
     ("varibad", BANDIT, TRIALS | {"vae_updates": 2}),

@@ -457,12 +457,17 @@ def test_no_trial_is_twice_in_an_update_of_the_encoder(trials, sizes):
 TINY = {"num_tasks": 8, "minibatches": 2, "eval_tasks": 4, "eval_every": 2, "iterations": 4}
 
 
-@pytest.mark.parametrize("algo", ["rl2", "domain-randomization", "varibad", "belief-oracle"])
-def test_resume_equals_the_uninterrupted_run(algo, tmp_path):
+@pytest.mark.parametrize(
+    ("algo", "memory"),
+    [("rl2", m) for m in MEMORIES]
+    + [("domain-randomization", "gru"), ("varibad", ""), ("belief-oracle", "")],
+)
+def test_resume_equals_the_uninterrupted_run(algo, memory, tmp_path):
     folders = [tmp_path / "whole", tmp_path / "stopped"]
     # The schedule depends on the run's length, so rates are constant here.
-    train(algo, "bandit", out=folders[0], quiet=True, anneal=False, **TINY)
-    train(algo, "bandit", out=folders[1], quiet=True, anneal=False, **TINY | {"iterations": 2})
+    flags = {"quiet": True, "anneal": False} | ({"memory": memory} if memory else {})
+    train(algo, "bandit", out=folders[0], **flags, **TINY)
+    train(algo, "bandit", out=folders[1], **flags, **TINY | {"iterations": 2})
     run(folders[1], 4, quiet=True)
     states = [load_algorithm(f)[2].state_dict() for f in folders]
     leaves = [torch.utils._pytree.tree_leaves(s) for s in states]
@@ -577,9 +582,10 @@ def test_small_rewards_have_units_of_their_own_at_once(spread, std):
     assert torch.allclose(policy.heads(h)[1], 10 * before)
 
 
-def test_another_memory_does_not_load(tmp_path):
+@pytest.mark.parametrize("other", ["lstm", "fast-weights"])
+def test_another_memory_does_not_load(other, tmp_path):
     train("rl2", "bandit", out=tmp_path / "run", quiet=True, **TINY)
     config = tmp_path / "run" / "config.yaml"
-    config.write_text(config.read_text().replace("memory: gru", "memory: lstm"))
+    config.write_text(config.read_text().replace("memory: gru", f"memory: {other}"))
     with pytest.raises(UserError, match="does not fit"):
         run(tmp_path / "run", 6, quiet=True)
