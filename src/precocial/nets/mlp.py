@@ -30,13 +30,13 @@ def linear(
     if weight.ndim == 2:
         product = alone(torch.matmul, x, weight) if weight.shape[1] == 1 else x @ weight
         return product + bias
-    if len(weight) == 1 and x.shape[1] > ROWS:  # one task: the sums over its rows are not cut up
-        whole = x.shape[1] // ROWS * ROWS
-        blocks = x[0, :whole].unflatten(0, (-1, ROWS))
-        stacked = (p.expand(len(blocks), *p.shape[1:]) for p in (weight, bias))
-        y = linear(blocks, *stacked).flatten(0, 1)
-        rest = linear(x[:, whole:], weight, bias)
-        return torch.cat([y.unsqueeze(0), rest], 1)
+    rows = x.shape[1]
+    if len(weight) == 1 and rows > ROWS:  # one task: threads would cut up its sums over rows
+        parts = -(-rows // ROWS)
+        padded = torch.nn.functional.pad(x[0], (0, 0, 0, -rows % parts))
+        stacked = (p.expand(parts, *p.shape[1:]) for p in (weight, bias))
+        y = linear(padded.unflatten(0, (parts, -1)), *stacked)
+        return y.flatten(0, 1)[:rows].unsqueeze(0)
     return torch.baddbmm(bias.unsqueeze(-2), x, weight)
 
 

@@ -26,9 +26,10 @@ _ONEDNN_ROWS = 2048
 """The same for oneDNN, which is slower at many small ones."""
 
 
+_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
 _ONEDNN = (
     torch.backends.mkldnn.is_available()
-    and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    and _AVX512
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     and AMD
 )
@@ -47,7 +48,16 @@ def affine(
         if plus.ndim == 1:
             return torch.ops.mkldnn._linear_pointwise(a, b.T, plus, "none", [], "")
         return torch.ops.mkldnn._linear_pointwise.binary(a, plus, b.T, None, "add")
-    return torch.addmm(plus, a, b)
+    if _AVX512 or a.device.type != "cpu":
+        return torch.addmm(plus, a, b)
+    whole = len(a) // ROWS * ROWS  # MKL's other kernels round the rows at a thread's ends otherwise
+    blocks = a[:whole].unflatten(0, (-1, ROWS))
+    added = plus if plus.ndim == 1 else plus[:whole].unflatten(0, (-1, ROWS))
+    y = torch.baddbmm(added, blocks, b.expand(len(blocks), *b.shape)).flatten(0, 1)
+    if whole < len(a):
+        added = plus if plus.ndim == 1 else plus[whole:]
+        y = torch.cat([y, alone(torch.addmm, added, a[whole:], b)])
+    return y
 
 
 def outer(
