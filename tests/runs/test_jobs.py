@@ -1,5 +1,6 @@
 """Many runs at once: stopped, killed and failing ones."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -165,14 +166,22 @@ def test_two_processes_do_not_train_one_run(tmp_path, monkeypatch, capsys):
     assert len(numbers(run)) == SMALL["iterations"]
 
 
+def row(iteration):
+    return {"iteration": iteration, "env_steps": 30}
+
+
+def written(*rows):
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"", {}), (b'{"iteration": 0', {}), (b'{"iteration": 0}\n', {"iteration": 0}),
-        (b'{"iteration": 0}\n{"iteration": 1}\n', {"iteration": 1}),
-        (b'{"iteration": 0}\n{"iteration": 1}\n{"itera', {"iteration": 1}),
-        (b'{"iteration": 0}\nno json\n', {}),
-        (b'{"iteration": 0}\n' * 9000 + b'{"iteration": 7}\n', {"iteration": 7}),
+        (b"", {}), (b'{"iteration": 0', {}), (written(row(0)), row(0)),
+        (written(row(0), row(1)), row(1)), (written(row(0), row(1)) + b'{"itera', row(1)),
+        (written(row(0)) + b"no json\n", {}), (written(row(0), 5), {}), (written(row(0), {}), {}),
+        (written(row(0), row(1) | {"task": "a"}), row(1)),
+        (written(row(0)) * 9000 + written(row(7)), row(7)),
     ],
 )  # fmt: skip
 def test_the_last_row_is_the_last_whole_one(content, expected, tmp_path):
@@ -186,11 +195,11 @@ def test_plain_lines_say_how_far_every_run_is(capsys):
     board = Board(3, quiet=False)
     board.begin("seed-0", 10, 0)
     board.begin("seed-1", 10**9, 500)
-    row = {"iteration": 4, "env_steps": 100, "train/episode_reward_mean": 1.25}
-    board.show({"seed-0": row})
+    latest = {"iteration": 4, "env_steps": 100, "train/episode_reward_mean": 1.25}
+    board.show({"seed-0": latest})
     board.last_line = -1e9
-    board.show({"seed-0": row, "seed-1": row})
-    board.show({"seed-0": row})
+    board.show({"seed-0": latest, "seed-1": latest})
+    board.show({"seed-0": latest})
     board.end("seed-0", ["a warning"], "done")
     assert capsys.readouterr().err.splitlines() == [
         "seed-0: iteration 5/10  return 1.2",
