@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +56,12 @@ def test_runs_beside_each_other_are_ordinary_runs_and_one_that_fails_ends_none(t
     assert "seed-1: failed" in told
     assert "4 of 4 runs" in told
     assert "precocial:" not in told  # the caller says what went wrong
+
+
+def test_odd_names_of_folders_and_modules_beside_them_do_not_matter(tmp_path, monkeypatch):
+    (tmp_path / "yaml.py").write_text("raise SystemExit('not the library')")
+    monkeypatch.chdir(tmp_path)
+    assert run_all(seeds(Path("-odd name"), 2, SMALL | {"iterations": 1}), jobs=2, quiet=True) == {}
 
 
 def started(home, seeds, *flags):

@@ -100,8 +100,11 @@ class Job:
 
     @classmethod
     def start(cls, folder: Path, iterations: int | None) -> Job:
-        """Nothing is written to its stdin; where that is closed we are gone, and the run ends."""
-        words = ["-m", "precocial.cli", "job", str(folder)]
+        """Nothing is written to its stdin; where that is closed we are gone, and the run ends.
+
+        It finds the modules that we find: none in the current folder but by our path (``-P``).
+        """
+        words = ["-P", "-m", "precocial.cli", "job", str(folder.absolute())]
         words += ["--iterations", str(iterations)] if iterations else []
         said = tempfile.TemporaryFile()  # noqa: SIM115
         process = subprocess.Popen(
