@@ -1,5 +1,6 @@
 """Many runs at once: stopped, killed and failing ones."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -144,6 +145,15 @@ def test_folders_are_made_or_go_on_and_those_of_other_runs_are_refused(tmp_path)
     assert prepare(pairs) == [tmp_path / "0", tmp_path / "1"]
     assert read_plan(tmp_path / "1") == plans[1]
     assert (tmp_path / "0" / "config.yaml").stat().st_mtime_ns == before
+
+
+def test_where_a_folder_cannot_be_locked_it_is_trained_all_the_same(tmp_path, monkeypatch):
+    def refused(file, operation):
+        raise OSError(errno.EBADF, "NFS locks what is open for writing")
+
+    monkeypatch.setattr(folders.fcntl, "flock", refused)
+    with claimed(tmp_path):
+        pass
 
 
 def hold(folder, ready, release):
