@@ -1,6 +1,8 @@
 """Cores shared with other programs, and numbers that do not depend on it."""
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from precocial.envs.classic.bandit import Bandit, BanditConfig
 from precocial.envs.control.hidden_gain import HiddenGain, HiddenGainConfig
 from precocial.envs.control.point_nav import PointNav, PointNavConfig
 from precocial.nets import products
+from precocial.nets.baseline import fit
 from precocial.ops import sums
 
 
@@ -127,6 +130,22 @@ def test_sums_have_the_same_bits_and_are_right(numel, of_threads):
     torch.testing.assert_close(one[0].double(), x.double().sum(), rtol=1e-5, atol=1e-2)
     torch.testing.assert_close(one[1].double(), x.double().square().sum(), rtol=1e-5, atol=1e-2)
     torch.testing.assert_close(one[2][0].double(), x.double().mean(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "features"), [(400, 300), (300, 2500)])
+def test_a_baseline_of_one_task_has_the_same_bits(rows, features, of_threads):
+    x = torch.randn(1, rows, features, generator=seeded()).double()
+    y = x[..., :3].sum(-1).tanh()
+    one, *others = of_threads(lambda: fit(x, y, y > -1))
+    assert all(equal(one, other) for other in others)
+
+
+def test_baselines_of_many_features_are_fitted_on_several_threads():
+    words = (
+        "import torch; from precocial.nets.baseline import fit; torch.set_num_threads(2); "
+        "x = torch.rand(2, 400, 300); assert fit(x, x[..., 0], x[..., 0] > 0).isfinite().all()"
+    )
+    subprocess.run([sys.executable, "-c", words], check=True, timeout=60)  # MKL's own hangs
 
 
 # ---- how many ---------------------------------------------------------------------------------
