@@ -70,6 +70,7 @@ MANY = [  # more than 2 ** 15 steps an iteration, where sums are cut and product
     ("promp", PointNav(PointNavConfig()), {"num_tasks": 10, "episodes_per_task": 40}),
     ("reptile", PointNav(PointNavConfig()), {"num_tasks": 10, "episodes_per_task": 40}),
     (OnlineMAMLConfig(), BANDIT, {"num_tasks": 40, "episodes_per_task": 30}),
+    (OnlineMAMLConfig(), BANDIT, {"num_tasks": 2000}),
     ("rl2", BANDIT, TRIALS),
     ("rl2", BANDIT, TRIALS | {"embed": 32, "max_seq_len": 16, "previous_obs": True}),
     ("rl2", BANDIT, TRIALS | {"memory": "lstm"}),
@@ -130,6 +131,21 @@ def test_sums_have_the_same_bits_and_are_right(numel, of_threads):
     torch.testing.assert_close(one[0].double(), x.double().sum(), rtol=1e-5, atol=1e-2)
     torch.testing.assert_close(one[1].double(), x.double().square().sum(), rtol=1e-5, atol=1e-2)
     torch.testing.assert_close(one[2][0].double(), x.double().mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_number_that_is_used_everywhere_has_the_gradient_of_a_product(of_threads):
+    y = torch.randn(50_001, generator=seeded())
+    x = torch.tensor(0.5, requires_grad=True)
+
+    def derivatives():
+        (first,) = torch.autograd.grad((sums.spread(x, y).square() * y).sum(), x, create_graph=True)
+        return first.detach(), *torch.autograd.grad(first, x)
+
+    one, *others = of_threads(derivatives)
+    assert all(equal(one, other) for other in others)
+    exact = y.double().sum()
+    for found, expected in zip(one, (exact, 2 * exact), strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize(("rows", "features"), [(400, 300), (300, 2500)])
