@@ -15,7 +15,9 @@ from precocial.envs.control.hidden_gain import HiddenGain, HiddenGainConfig
 from precocial.envs.control.point_nav import PointNav, PointNavConfig
 from precocial.nets import products
 from precocial.nets.baseline import fit
+from precocial.nets.mlp import linear
 from precocial.ops import sums
+from precocial.ops.planning import Plan, PlannerConfig, mppi_refine
 
 
 class Neighbours:
@@ -121,6 +123,50 @@ def test_products_have_the_same_bits_and_are_right(
     exact = plus.double() + x.double() @ w.double(), 1 + x.T.double() @ g.double()
     for found, expected in zip(one, exact, strict=True):
         torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("rows", "inputs", "outputs"),
+    [(1, 512, 512), (5, 384, 600), (33, 512, 64), (20, 5000, 64), (300, 1000, 64), (200, 64, 1)],
+)
+@pytest.mark.parametrize("onednn", [False, products._ONEDNN])
+def test_long_sums_and_few_rows_have_the_same_bits(
+    rows, inputs, outputs, onednn, of_threads, monkeypatch
+):
+    monkeypatch.setattr(products, "_ONEDNN", onednn)
+    x, w = (torch.randn(n, inputs, generator=seeded(n)) for n in (rows, outputs))
+    w, plus = w.T, torch.randn(outputs, generator=seeded(3))
+    one, *others = of_threads(
+        lambda: (
+            products.affine(plus, x, w), products.dense(x, w, plus, relu=False),
+            linear(x, w, plus), linear(x[None], w[None], plus[None]).squeeze(0),
+        )
+    )  # fmt: skip
+    assert all(equal(one, other) for other in others)
+    exact = plus.double() + x.double() @ w.double()
+    for found in one:
+        torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(5, 64), (20, 20)])
+def test_rates_of_single_weights_have_gradients_with_the_same_bits(inputs, outputs, of_threads):
+    x, h, d = (torch.randn(800, 8, k, generator=seeded(k)) for k in (inputs, inputs, outputs))
+    w, rate = (torch.rand(inputs, outputs, generator=seeded(k)) for k in (0, 1))
+    rate.requires_grad_()
+
+    def gradient():
+        return torch.autograd.grad(products.stepped(x, w, rate, h, d).sum(), rate)
+
+    one, *others = of_threads(gradient)
+    assert all(equal(one, other) for other in others)
+
+
+@pytest.mark.parametrize("candidates", [500, 2000])
+def test_plans_of_one_lane_have_the_same_bits(candidates, of_threads):
+    tried = torch.randn(1, candidates, 15, 6, generator=seeded())
+    plan, cfg = Plan(tried[:, 0], tried[:, 1].abs()), PlannerConfig()
+    one, *others = of_threads(lambda: mppi_refine(plan, tried, tried[:, :, 0, 0], cfg))
+    assert all(equal(one, other) for other in others)
 
 
 @pytest.mark.parametrize("numel", [1, 2**15 - 1, 2**15, 100_003, 2_000_000])

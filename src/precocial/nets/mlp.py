@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from precocial.nets.activations import tanh
-from precocial.nets.products import ROWS
+from precocial.nets.products import ROWS, cut_up
 from precocial.ops.distributions import Dist
 from precocial.ops.moments import merge_moments
 from precocial.threads import alone
@@ -28,8 +28,8 @@ def linear(
 ) -> Float[Tensor, "*b o"]:
     """``x W + b`` for shared weights (i, o), or for (N, i, o) on a batch (N, B, i)."""
     if weight.ndim == 2:
-        product = alone(torch.matmul, x, weight) if weight.shape[1] == 1 else x @ weight
-        return product + bias
+        one = cut_up(x.shape[:-1].numel(), weight)
+        return (alone(torch.matmul, x, weight) if one else x @ weight) + bias
     if len(weight) == 1 and x.shape[1] > ROWS:  # one task: the sums over its rows are not cut up
         whole = x.shape[1] // ROWS * ROWS
         blocks = x[0, :whole].unflatten(0, (-1, ROWS))
@@ -37,6 +37,8 @@ def linear(
         y = linear(blocks, *stacked).flatten(0, 1)
         rest = linear(x[:, whole:], weight, bias)
         return torch.cat([y.unsqueeze(0), rest], 1)
+    if len(weight) == 1 and cut_up(x.shape[1], weight):
+        return alone(torch.baddbmm, bias.unsqueeze(-2), x, weight)
     return torch.baddbmm(bias.unsqueeze(-2), x, weight)
 
 
