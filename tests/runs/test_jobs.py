@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 import precocial
 from precocial.runs import folder as folders
 from precocial.runs.folder import claimed, create_folder, read_plan
-from precocial.runs.jobs import prepare, run_all
+from precocial.runs.jobs import Job, prepare, run_all
 from precocial.runs.plan import plan
 from precocial.runs.progress import Board
 from precocial.runs.rows import last_row, read_rows
@@ -63,6 +64,16 @@ def test_odd_names_of_folders_and_modules_beside_them_do_not_matter(tmp_path, mo
     (tmp_path / "yaml.py").write_text("raise SystemExit('not the library')")
     monkeypatch.chdir(tmp_path)
     assert run_all(seeds(Path("-odd name"), 2, SMALL | {"iterations": 1}), jobs=2, quiet=True) == {}
+
+
+@pytest.mark.parametrize(("code", "error"), [(0, ""), (2, "line 49999")])
+def test_of_a_run_that_prints_much_the_last_lines_are_told(code, error):
+    words = f"import sys; [print('line', i, file=sys.stderr) for i in range(50_000)]; exit({code})"
+    with tempfile.TemporaryFile() as said:
+        job = Job(subprocess.Popen([sys.executable, "-c", words], stdin=-1, stderr=said), said)
+        stopped, told = job.ended()
+    assert stopped == error
+    assert told == [f"line {i}" for i in range(49_980, 50_000 if code == 0 else 49_999)]
 
 
 def started(home, seeds, *flags):
