@@ -1,6 +1,8 @@
 """Cores shared with other programs, and numbers that do not depend on it."""
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,7 +14,10 @@ from precocial.envs.classic.bandit import Bandit, BanditConfig
 from precocial.envs.control.hidden_gain import HiddenGain, HiddenGainConfig
 from precocial.envs.control.point_nav import PointNav, PointNavConfig
 from precocial.nets import products
+from precocial.nets.baseline import fit
+from precocial.nets.mlp import linear
 from precocial.ops import sums
+from precocial.ops.planning import Plan, PlannerConfig, mppi_refine
 
 
 class Neighbours:
@@ -67,6 +72,7 @@ MANY = [  # more than 2 ** 15 steps an iteration, where sums are cut and product
     ("promp", PointNav(PointNavConfig()), {"num_tasks": 10, "episodes_per_task": 40}),
     ("reptile", PointNav(PointNavConfig()), {"num_tasks": 10, "episodes_per_task": 40}),
     (OnlineMAMLConfig(), BANDIT, {"num_tasks": 40, "episodes_per_task": 30}),
+    (OnlineMAMLConfig(), BANDIT, {"num_tasks": 2000}),
     ("rl2", BANDIT, TRIALS),
     ("rl2", BANDIT, TRIALS | {"embed": 32, "max_seq_len": 16, "previous_obs": True}),
     ("rl2", BANDIT, TRIALS | {"memory": "lstm"}),
@@ -119,6 +125,50 @@ def test_products_have_the_same_bits_and_are_right(
         torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("rows", "inputs", "outputs"),
+    [(1, 512, 512), (5, 384, 600), (33, 512, 64), (20, 5000, 64), (300, 1000, 64), (200, 64, 1)],
+)
+@pytest.mark.parametrize("onednn", [False, products._ONEDNN])
+def test_long_sums_and_few_rows_have_the_same_bits(
+    rows, inputs, outputs, onednn, of_threads, monkeypatch
+):
+    monkeypatch.setattr(products, "_ONEDNN", onednn)
+    x, w = (torch.randn(n, inputs, generator=seeded(n)) for n in (rows, outputs))
+    w, plus = w.T, torch.randn(outputs, generator=seeded(3))
+    one, *others = of_threads(
+        lambda: (
+            products.affine(plus, x, w), products.dense(x, w, plus, relu=False),
+            linear(x, w, plus), linear(x[None], w[None], plus[None]).squeeze(0),
+        )
+    )  # fmt: skip
+    assert all(equal(one, other) for other in others)
+    exact = plus.double() + x.double() @ w.double()
+    for found in one:
+        torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(5, 64), (20, 20)])
+def test_rates_of_single_weights_have_gradients_with_the_same_bits(inputs, outputs, of_threads):
+    x, h, d = (torch.randn(800, 8, k, generator=seeded(k)) for k in (inputs, inputs, outputs))
+    w, rate = (torch.rand(inputs, outputs, generator=seeded(k)) for k in (0, 1))
+    rate.requires_grad_()
+
+    def gradient():
+        return torch.autograd.grad(products.stepped(x, w, rate, h, d).sum(), rate)
+
+    one, *others = of_threads(gradient)
+    assert all(equal(one, other) for other in others)
+
+
+@pytest.mark.parametrize("candidates", [500, 2000])
+def test_plans_of_one_lane_have_the_same_bits(candidates, of_threads):
+    tried = torch.randn(1, candidates, 15, 6, generator=seeded())
+    plan, cfg = Plan(tried[:, 0], tried[:, 1].abs()), PlannerConfig()
+    one, *others = of_threads(lambda: mppi_refine(plan, tried, tried[:, :, 0, 0], cfg))
+    assert all(equal(one, other) for other in others)
+
+
 @pytest.mark.parametrize("numel", [1, 2**15 - 1, 2**15, 100_003, 2_000_000])
 def test_sums_have_the_same_bits_and_are_right(numel, of_threads):
     x = torch.randn(numel, generator=seeded())
@@ -127,6 +177,37 @@ def test_sums_have_the_same_bits_and_are_right(numel, of_threads):
     torch.testing.assert_close(one[0].double(), x.double().sum(), rtol=1e-5, atol=1e-2)
     torch.testing.assert_close(one[1].double(), x.double().square().sum(), rtol=1e-5, atol=1e-2)
     torch.testing.assert_close(one[2][0].double(), x.double().mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_number_that_is_used_everywhere_has_the_gradient_of_a_product(of_threads):
+    y = torch.randn(50_001, generator=seeded())
+    x = torch.tensor(0.5, requires_grad=True)
+
+    def derivatives():
+        (first,) = torch.autograd.grad((sums.spread(x, y).square() * y).sum(), x, create_graph=True)
+        return first.detach(), *torch.autograd.grad(first, x)
+
+    one, *others = of_threads(derivatives)
+    assert all(equal(one, other) for other in others)
+    exact = y.double().sum()
+    for found, expected in zip(one, (exact, 2 * exact), strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize(("rows", "features"), [(400, 300), (300, 2500)])
+def test_a_baseline_of_one_task_has_the_same_bits(rows, features, of_threads):
+    x = torch.randn(1, rows, features, generator=seeded()).double()
+    y = x[..., :3].sum(-1).tanh()
+    one, *others = of_threads(lambda: fit(x, y, y > -1))
+    assert all(equal(one, other) for other in others)
+
+
+def test_baselines_of_many_features_are_fitted_on_several_threads():
+    words = (
+        "import torch; from precocial.nets.baseline import fit; torch.set_num_threads(2); "
+        "x = torch.rand(2, 400, 300); assert fit(x, x[..., 0], x[..., 0] > 0).isfinite().all()"
+    )
+    subprocess.run([sys.executable, "-c", words], check=True, timeout=60)  # MKL's own hangs
 
 
 # ---- how many ---------------------------------------------------------------------------------

@@ -232,8 +232,9 @@ def _finish(folders: list[Path], place: Path, jobs: int, iterations: int | None 
         raise
     if failures:
         causes = "; ".join(f"{folder}: {error}" for folder, error in failures.items())
+        others = ", the others are done" if len(failures) < len(folders) else ""
         raise UserError(
-            f"{len(failures)} of {len(folders)} runs failed, the others are done: {causes}; "
+            f"{len(failures)} of {len(folders)} runs failed{others}: {causes}; "
             f"continue with precocial train --resume {place}"
         )
     say(place)

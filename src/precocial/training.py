@@ -46,9 +46,11 @@ def run(folder: Path, iterations: int | None = None, *, quiet: bool = False) -> 
             iterations in a row whose numbers were not finite. The folder stays resumable.
         KeyboardInterrupt: Ctrl-C, after saving a checkpoint.
     """
-    p = read_plan(folder)
-    require_machine(p)
-    with claimed(folder), closing(Loop(p, folder.absolute(), quiet=quiet)) as loop:
+    with ExitStack() as stack:
+        stack.enter_context(claimed(folder))
+        p = read_plan(folder)
+        require_machine(p)
+        loop = stack.enter_context(closing(Loop(p, folder.absolute(), quiet=quiet)))
         if iterations is not None and iterations != p.run.iterations:
             if iterations < loop.iteration:
                 raise UserError(

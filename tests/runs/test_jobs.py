@@ -1,18 +1,22 @@
 """Many runs at once: stopped, killed and failing ones."""
 
+import errno
+import json
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
 import precocial
 from precocial.runs import folder as folders
 from precocial.runs.folder import claimed, create_folder, read_plan
-from precocial.runs.jobs import prepare, run_all
+from precocial.runs.jobs import Job, prepare, run_all
 from precocial.runs.plan import plan
 from precocial.runs.progress import Board
 from precocial.runs.rows import last_row, read_rows
@@ -54,6 +58,22 @@ def test_runs_beside_each_other_are_ordinary_runs_and_one_that_fails_ends_none(t
     assert "seed-1: failed" in told
     assert "4 of 4 runs" in told
     assert "precocial:" not in told  # the caller says what went wrong
+
+
+def test_odd_names_of_folders_and_modules_beside_them_do_not_matter(tmp_path, monkeypatch):
+    (tmp_path / "yaml.py").write_text("raise SystemExit('not the library')")
+    monkeypatch.chdir(tmp_path)
+    assert run_all(seeds(Path("-odd name"), 2, SMALL | {"iterations": 1}), jobs=2, quiet=True) == {}
+
+
+@pytest.mark.parametrize(("code", "error"), [(0, ""), (2, "line 49999")])
+def test_of_a_run_that_prints_much_the_last_lines_are_told(code, error):
+    words = f"import sys; [print('line', i, file=sys.stderr) for i in range(50_000)]; exit({code})"
+    with tempfile.TemporaryFile() as said:
+        job = Job(subprocess.Popen([sys.executable, "-c", words], stdin=-1, stderr=said), said)
+        stopped, told = job.ended()
+    assert stopped == error
+    assert told == [f"line {i}" for i in range(49_980, 50_000 if code == 0 else 49_999)]
 
 
 def started(home, seeds, *flags):
@@ -138,6 +158,15 @@ def test_folders_are_made_or_go_on_and_those_of_other_runs_are_refused(tmp_path)
     assert (tmp_path / "0" / "config.yaml").stat().st_mtime_ns == before
 
 
+def test_where_a_folder_cannot_be_locked_it_is_trained_all_the_same(tmp_path, monkeypatch):
+    def refused(file, operation):
+        raise OSError(errno.EBADF, "NFS locks what is open for writing")
+
+    monkeypatch.setattr(folders.fcntl, "flock", refused)
+    with claimed(tmp_path):
+        pass
+
+
 def hold(folder, ready, release):
     with claimed(folder):
         ready.set()
@@ -165,14 +194,22 @@ def test_two_processes_do_not_train_one_run(tmp_path, monkeypatch, capsys):
     assert len(numbers(run)) == SMALL["iterations"]
 
 
+def row(iteration):
+    return {"iteration": iteration, "env_steps": 30}
+
+
+def written(*rows):
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"", {}), (b'{"iteration": 0', {}), (b'{"iteration": 0}\n', {"iteration": 0}),
-        (b'{"iteration": 0}\n{"iteration": 1}\n', {"iteration": 1}),
-        (b'{"iteration": 0}\n{"iteration": 1}\n{"itera', {"iteration": 1}),
-        (b'{"iteration": 0}\nno json\n', {}),
-        (b'{"iteration": 0}\n' * 9000 + b'{"iteration": 7}\n', {"iteration": 7}),
+        (b"", {}), (b'{"iteration": 0', {}), (written(row(0)), row(0)),
+        (written(row(0), row(1)), row(1)), (written(row(0), row(1)) + b'{"itera', row(1)),
+        (written(row(0)) + b"no json\n", {}), (written(row(0), 5), {}), (written(row(0), {}), {}),
+        (written(row(0), row(1) | {"task": "a"}), row(1)),
+        (written(row(0)) * 9000 + written(row(7)), row(7)),
     ],
 )  # fmt: skip
 def test_the_last_row_is_the_last_whole_one(content, expected, tmp_path):
@@ -186,11 +223,11 @@ def test_plain_lines_say_how_far_every_run_is(capsys):
     board = Board(3, quiet=False)
     board.begin("seed-0", 10, 0)
     board.begin("seed-1", 10**9, 500)
-    row = {"iteration": 4, "env_steps": 100, "train/episode_reward_mean": 1.25}
-    board.show({"seed-0": row})
+    latest = {"iteration": 4, "env_steps": 100, "train/episode_reward_mean": 1.25}
+    board.show({"seed-0": latest})
     board.last_line = -1e9
-    board.show({"seed-0": row, "seed-1": row})
-    board.show({"seed-0": row})
+    board.show({"seed-0": latest, "seed-1": latest})
+    board.show({"seed-0": latest})
     board.end("seed-0", ["a warning"], "done")
     assert capsys.readouterr().err.splitlines() == [
         "seed-0: iteration 5/10  return 1.2",

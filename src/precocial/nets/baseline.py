@@ -62,8 +62,12 @@ def _product(a: Float[Tensor, "*n b f"], b: Float[Tensor, "*n f g"]) -> Float[Te
 def _ridge(
     gram: Float[Tensor, "*n f f"], moment: Float[Tensor, "*n f 1"], ridge: float
 ) -> Float[Tensor, "*n f 1"]:
+    """By one thread: MKL rounds by their number.
+
+    Once that has been set, it does not even come back from several tasks of some 200 features.
+    """
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    return torch.linalg.solve(gram + ridge * eye, moment)
+    return alone(torch.linalg.solve, gram + ridge * eye, moment)
 
 
 class Scores(NamedTuple):
@@ -99,7 +103,7 @@ def advantages(rollout: Rollout, gamma: float, gae_lambda: float, horizon: int) 
     beta = fit(x.flatten(1, 2), y.flatten(1), whole.flatten(1))
     value = _product(x.flatten(1, 2), beta.unsqueeze(-1)).reshape(n, *ended.shape[1:])
     last = features(rollout.next_obs[:, :, -1], time[:, :, -1] + 1)  # (N, E, F)
-    next_value = torch.cat([value[..., 1:], (last @ beta.unsqueeze(-1))], -1)
+    next_value = torch.cat([value[..., 1:], _product(last, beta.unsqueeze(-1))], -1)
     reward = rollout.reward
     if bool(early.any()):
         reached = _product(features(rollout.next_obs, time + 1).flatten(1, 2), beta.unsqueeze(-1))

@@ -16,7 +16,8 @@ Whole trials need no loop over time: R = w v with w_tj = q_t . k_j for j <= t, c
 
 Ours: the key is the last query, so that a look-up is right before anything is learned; a value is
 a product of two linear maps, since a layer that is nearly linear at first cannot store a reward
-*by* its action; both the sum and its mean are read, and G, the mean of all that happened.
+*by* its action; both the sum and its mean are read, and G, the mean of all that happened. R is read
+times 0.3 and t as a share of the trial, so that all of it is of order one at first.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from precocial.nets.activations import tanh
-from precocial.nets.products import ROWS
+from precocial.nets.products import ROWS, cut_up
 from precocial.ops.distributions import Dist
 from precocial.ops.moments import merge_moments
 from precocial.threads import alone
@@ -28,8 +28,8 @@ def linear(
 ) -> Float[Tensor, "*b o"]:
     """``x W + b`` for shared weights (i, o), or for (N, i, o) on a batch (N, B, i)."""
     if weight.ndim == 2:
-        product = alone(torch.matmul, x, weight) if weight.shape[1] == 1 else x @ weight
-        return product + bias
+        one = cut_up(x.shape[:-1].numel(), weight)
+        return (alone(torch.matmul, x, weight) if one else x @ weight) + bias
     rows = x.shape[1]
     if len(weight) == 1 and rows > ROWS:  # one task: threads would cut up its sums over rows
         parts = -(-rows // ROWS)
@@ -37,6 +37,8 @@ def linear(
         stacked = (p.expand(parts, *p.shape[1:]) for p in (weight, bias))
         y = linear(padded.unflatten(0, (parts, -1)), *stacked)
         return y.flatten(0, 1)[:rows].unsqueeze(0)
+    if len(weight) == 1 and cut_up(rows, weight):
+        return alone(torch.baddbmm, bias.unsqueeze(-2), x, weight)
     return torch.baddbmm(bias.unsqueeze(-2), x, weight)
 
 

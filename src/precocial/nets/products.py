@@ -24,6 +24,8 @@ ROWS = 256
 """Of a sum that one thread does, below what MKL would cut up (some 500)."""
 _ONEDNN_ROWS = 2048
 """The same for oneDNN, which is slower at many small ones."""
+_FEW = 16
+"""Rows of a result below which MKL cuts up shorter sums, too."""
 
 
 _AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
@@ -42,15 +44,22 @@ def affine(
     if a.dtype != plus.dtype:
         product = alone(torch.mm, a, b) if _small(a, b) else torch.mm(a, b)
         return product.to(plus.dtype).add_(plus)
-    if _small(a, b):
+    if _small(a, b) or len(a) < _FEW:
         return alone(torch.addmm, plus, a, b)
+    longest = _ONEDNN_ROWS if _by_onednn(a) else ROWS
+    if len(b) > longest and a.device.type == "cpu":
+        for left, right in zip(a.split(longest, 1), b.split(longest), strict=True):
+            plus = affine(plus, left, right)
+        return plus
     if _by_onednn(a):
         if plus.ndim == 1:
             return torch.ops.mkldnn._linear_pointwise(a, b.T, plus, "none", [], "")
         return torch.ops.mkldnn._linear_pointwise.binary(a, plus, b.T, None, "add")
     if _AVX512 or a.device.type != "cpu":
         return torch.addmm(plus, a, b)
-    whole = len(a) // ROWS * ROWS  # MKL's other kernels round the rows at a thread's ends otherwise
+    if len(a) < 2 * ROWS:  # MKL's other kernels round the rows at a thread's ends otherwise
+        return alone(torch.addmm, plus, a, b)
+    whole = len(a) // ROWS * ROWS
     blocks = a[:whole].unflatten(0, (-1, ROWS))
     added = plus if plus.ndim == 1 else plus[:whole].unflatten(0, (-1, ROWS))
     y = torch.baddbmm(added, blocks, b.expand(len(blocks), *b.shape)).flatten(0, 1)
@@ -66,13 +75,14 @@ def outer(
     """``plus + a'b``, the gradient of a layer's weights; not differentiable."""
     if _small(a.T, b) or len(a) <= ROWS:
         return affine(plus, a.T, b)
+    if len(a) < 2 * ROWS and a.dtype == plus.dtype:
+        return alone(torch.addmm, plus, a.T, b)
     if _by_onednn(a):
         for rows, columns in zip(a.split(_ONEDNN_ROWS), b.split(_ONEDNN_ROWS), strict=True):
             plus = affine(plus, rows.T, columns)
         return plus
     whole = len(a) // ROWS * ROWS
-    stacked = (x[:whole].unflatten(0, (-1, ROWS)) for x in (a, b))
-    left, right = stacked
+    left, right = (x[:whole].unflatten(0, (-1, ROWS)) for x in (a, b))
     total = torch.bmm(left.mT, right).to(plus.dtype).sum(0).add_(plus)
     return affine(total, a[whole:].T, b[whole:]) if whole < len(a) else total
 
@@ -83,7 +93,7 @@ def dense(
 ) -> Float[Tensor, "*b o"]:  # fmt: skip
     """``x W + b``, perhaps rectified; not differentiable."""
     rows = x.flatten(0, -2)
-    if _by_onednn(rows) and not _small(rows, weight):
+    if _by_onednn(rows) and not _small(rows, weight) and len(weight) <= _ONEDNN_ROWS:
         kind = "relu" if relu else "none"
         y = torch.ops.mkldnn._linear_pointwise(rows, weight.T, bias, kind, [], "")
     else:
@@ -95,6 +105,11 @@ def dense(
 def _small(a: Tensor, b: Tensor) -> bool:
     """Whether a product is better done by one thread; a single column is bound by memory."""
     return a.shape[0] * b.shape[0] * b.shape[1] < _LARGE or b.shape[1] == 1
+
+
+def cut_up(rows: int, weight: Float[Tensor, "*n i o"]) -> bool:
+    """Whether threads may get parts of the sums of a product of so many rows with ``weight``."""
+    return rows < _FEW or weight.shape[-2] > ROWS or weight.shape[-1] == 1
 
 
 def _by_onednn(a: Tensor) -> bool:
@@ -186,7 +201,7 @@ class _Step(torch.autograd.Function):
         for xs, hs, ds, g in zip(*(v.split(size) for v in (x, h, d, grads[0])), strict=True):
             full = hs.mT @ ds
             outer = xs.mT @ g
-            grad_rate += torch.einsum("wio,wio->io", full, outer)
+            grad_rate += alone(torch.einsum, "wio,wio->io", full, outer)
             outer.mul_(rate)
             rows.append((g @ full.mul_(rate).mT, ds @ outer.mT, hs @ outer))
         grad_x, grad_h, grad_d = (torch.cat(part) for part in zip(*rows, strict=True))

@@ -43,8 +43,8 @@ class Adam:
         Raises:
             ValueError: they are of other parameters.
         """
-        (group,) = state["param_groups"]
-        if len(group["params"]) != len(self.parameters):
+        (group,), moments = state["param_groups"], state["state"]
+        if len(group["params"]) != len(self.parameters) or len(moments) > len(self.parameters):
             raise ValueError("moments of other parameters")
         if "made" in self.__dict__:
             restore(self.made, state)

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from precocial.checks import at_least, in_range, positive
+from precocial.threads import alone
 from precocial.types import RewardFn, TerminalFn
 
 Score = Callable[[Float[Tensor, "b c l a"]], Float[Tensor, "b c"]]
@@ -182,7 +183,7 @@ def mppi_refine(
     spread = scores.std(1, correction=0, keepdim=True).clamp(min=1e-8)
     above = scores - scores.amax(1, keepdim=True)
     weight = torch.softmax(above / (cfg.temperature * spread), 1)
-    return plan._replace(mean=torch.einsum("bc,bcla->bla", weight, candidates))
+    return plan._replace(mean=alone(torch.einsum, "bc,bcla->bla", weight, candidates))
 
 
 class Planner(NamedTuple):

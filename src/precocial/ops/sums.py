@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -32,3 +35,19 @@ def mean_of_each(x: Float[Tensor, "n *b"]) -> Float[Tensor, " n"]:
 def dot(x: Float[Tensor, " p"], y: Float[Tensor, " p"]) -> Float[Tensor, ""]:
     """``x.dot(y)``."""
     return total(x * y)
+
+
+def spread(x: Float[Tensor, ""], like: Float[Tensor, "*y"]) -> Float[Tensor, "*y"]:
+    """One number everywhere, whose gradient is a ``total``; differentiable any number of times."""
+    y: Tensor = _Spread.apply(x, like.shape)
+    return y
+
+
+class _Spread(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shape: torch.Size) -> Tensor:
+        return x.expand(shape).clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return total(grads[0]), None

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ PATIENCE_S = 20.0
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Have the run for this process alone, on systems that can lock a folder.
+    """Have the run for this process alone, on systems and file systems that can lock a folder.
 
     Raises:
         UserError: another process trains it, and does not end soon.
@@ -71,8 +71,14 @@ def claimed(folder: Path) -> Iterator[None]:
     lock = os.open(folder, os.O_RDONLY)
     try:
         for wait in range(-1, int(PATIENCE_S / 0.1)):
-            with suppress(BlockingIOError):
+            try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if folder.exists() and os.path.samestat(os.fstat(lock), folder.stat()):
+                    break
+                raise UserError(f"{folder} was replaced by another process meanwhile; start again")
+            except BlockingIOError:
+                pass
+            except OSError:  # a file system without locks, or one (NFS) that locks no folders
                 break
             if wait == 0:
                 print(f"waiting for another process that trains {folder}", file=sys.stderr)

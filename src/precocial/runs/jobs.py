@@ -25,6 +25,9 @@ from precocial.runs.rows import last_row
 from precocial.types import UserError
 
 LOOK_EVERY_S = 0.2
+TAIL = 2**14
+"""Bytes of what a run says that are read when it has ended: an environment may print every step."""
+LINES = 20
 
 
 def prepare(runs: Sequence[tuple[Plan, Path]]) -> list[Path]:
@@ -100,8 +103,11 @@ class Job:
 
     @classmethod
     def start(cls, folder: Path, iterations: int | None) -> Job:
-        """Nothing is written to its stdin; where that is closed we are gone, and the run ends."""
-        words = ["-m", "precocial.cli", "job", str(folder)]
+        """Nothing is written to its stdin; where that is closed we are gone, and the run ends.
+
+        It finds the modules that we find: none in the current folder but by our path (``-P``).
+        """
+        words = ["-P", "-m", "precocial.cli", "job", str(folder.absolute())]
         words += ["--iterations", str(iterations)] if iterations else []
         said = tempfile.TemporaryFile()  # noqa: SIM115
         process = subprocess.Popen(
@@ -111,12 +117,12 @@ class Job:
         return cls(process, said)
 
     def ended(self) -> tuple[str, list[str]]:
-        """Wait for its end: what stopped it, if anything did, and what else it said."""
+        """Wait for its end: what stopped it, if anything did, and the last that it said else."""
         code = self.process.wait()
         assert self.process.stdin
         self.process.stdin.close()
-        self.said.seek(0)
-        lines = self.said.read().decode(errors="replace").splitlines()
+        self.said.seek(max(0, self.said.seek(0, os.SEEK_END) - TAIL))
+        lines = self.said.read().decode(errors="replace").splitlines()[-LINES:]
         self.said.close()
         if code == 0:
             return "", lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 TAIL = 2**16
 """Bytes in which the last row surely lies."""
@@ -18,8 +19,8 @@ def read_rows(path: Path) -> list[dict[str, float]]:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 break
-            if isinstance(row, dict) and {"iteration", "env_steps"} <= row.keys():
-                rows.append({k: v for k, v in row.items() if isinstance(v, int | float)})
+            if numbers := _numbers(row):
+                rows.append(numbers)
     return rows
 
 
@@ -29,7 +30,13 @@ def last_row(path: Path) -> dict[str, float]:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL))
             line = file.read().rpartition(b"\n")[0].rpartition(b"\n")[2]
-        row: dict[str, float] = json.loads(line)
+        return _numbers(json.loads(line))
     except (OSError, ValueError):
         return {}
-    return row
+
+
+def _numbers(row: Any) -> dict[str, float]:
+    """What a row says in numbers; empty where this is no row."""
+    items = row.items() if isinstance(row, dict) else ()
+    numbers = {k: v for k, v in items if isinstance(v, int | float)}
+    return numbers if {"iteration", "env_steps"} <= numbers.keys() else {}

@@ -186,9 +186,7 @@ def _write_gif(frames: list[UInt8[np.ndarray, "h w 3"]], out: Path, fps: int, ab
     sample = np.concatenate(frames[:: max(1, len(frames) // 8)] + frames[-1:])
     codes, counts = np.unique(_codes(sample), return_counts=True)
     exact = codes[np.argsort(-counts)[:128]]
-    place = np.zeros(
-        1 << 24, np.uint8
-    )  # of a colour in the palette, from 1 on; 0 where it has none
+    place = np.zeros(1 << 24, np.uint8)  # of a colour in the palette, from 1 on; 0: it has none
     place[exact] = np.arange(1, len(exact) + 1)
     palette = Image.new("P", (1, 1))
     spread = Image.fromarray(sample).quantize(128, method=Image.Quantize.MEDIANCUT).getpalette()

@@ -36,7 +36,7 @@ from precocial.ops.adam import Adam
 from precocial.ops.distributions import log_prob
 from precocial.ops.params import detach, expand
 from precocial.ops.returns import reward_to_go
-from precocial.ops.sums import mean, total
+from precocial.ops.sums import mean, spread, total
 from precocial.rollout import collect
 from precocial.types import EnvSpec, Metrics, Params, Rollout, TaskEnv, Tasks, UserError
 
@@ -82,7 +82,7 @@ class Inner(nn.Module):
         ended = rollout.terminated | rollout.truncated
         to_go = reward_to_go(rollout.reward, ended, gamma)
         lp = log_prob(policy.dist(params, rollout.obs), rollout.action)
-        loss = -(lp * (to_go - self.baseline)).sum(2).mean(1)  # (N, E, T) -> (N,)
+        loss = -(lp * (to_go - spread(self.baseline, to_go))).sum(2).mean(1)  # (N, E, T) -> (N,)
         grads = torch.autograd.grad(loss.sum(), list(params.values()), create_graph=create_graph)
         return dict(zip(params, grads, strict=True))
 
@@ -122,7 +122,7 @@ class OnlineMAML(PolicyMethod):
         for name, g in gradients.items():
             g = g.unflatten(0, (n, k))
             seen = g.cumsum(1) - g  # the sum over the stages before this one
-            phi[name] = theta[name] - lr * seen.flatten(0, 1)
+            phi[name] = theta[name] - (spread(lr, seen) * seen).flatten(0, 1)
         lp = log_prob(self.policy.dist(phi, trial.obs), trial.action)
         loss = -total(lp * self.credit(trial.reward, n)) / (n * e)
 
