@@ -20,9 +20,14 @@ from typing import TypeVar
 
 import torch
 
+from precocial.processor import AMD
+
 EVERY_S = 0.25
 """Seconds between looks at what others do."""
 STAT = Path("/proc/stat")
+MANY_ALIKE = torch.backends.cpu.get_cpu_capability() == "AVX512" and not AMD
+"""Whether results are alike on any number of threads. Elsewhere they are on one and two: MKL's
+other kernels round otherwise where three threads share two products."""
 NOISE = 0.3
 """Cores that others may use before a thread makes room for them: a desktop is never quite idle."""
 
@@ -70,9 +75,12 @@ _others = Others()
 
 
 def fitting() -> int:
-    """Threads that torch should have now, at most as many as outside ``shared``."""
+    """Threads that torch should have now, at most as many as outside ``shared``.
+
+    As many as there, where another number would change results.
+    """
     most = _most.get() or torch.get_num_threads()
-    if most == 1 or not _others.mine:
+    if most == 1 or not _others.mine or (most > 2 and not MANY_ALIKE):
         return most
     free = len(_others.mine) - _others.look()
     return min(most, max(1, math.floor(free + NOISE)))
