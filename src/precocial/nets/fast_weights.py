@@ -27,8 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from precocial.nets.activations import tanh
-from precocial.nets.initial import orthogonal
-from precocial.nets.products import Linear
+from precocial.nets.initial import linear
 from precocial.nets.recurrent import Recurrent, State
 
 _SUM = 0.3
@@ -55,11 +54,11 @@ class FastWeights(Recurrent):
     ) -> None:
         super().__init__()
         self.size, self.obs_dim, self.key_size, self.steps = size, obs_dim, key_size, steps
-        self.query = _linear(obs_dim, key_size, 1.0, rng)
-        self.factors = _linear(inputs, 2 * size, _GAIN, rng, blocks=2)
+        self.query = linear(obs_dim, key_size, rng, gain=1.0)
+        self.factors = linear(inputs, 2 * size, rng, gain=_GAIN, blocks=2)
         self.factors.bias.data.normal_(0, _SPREAD, generator=rng)
-        self.read = _linear(obs_dim + 3 * size + 2, size, 2**0.5, rng)
-        self.out = _linear(size, size, 2**0.5, rng)
+        self.read = linear(obs_dim + 3 * size + 2, size, rng)
+        self.out = linear(size, size, rng)
 
     def initial(self, batch: int) -> State:
         """Nothing kept."""
@@ -130,14 +129,3 @@ class FastWeights(Recurrent):
             -1,
         )  # fmt: skip
         return tanh(self.out(tanh(self.read(read))))
-
-
-def _linear(
-    inputs: int, outputs: int, gain: float, rng: torch.Generator, blocks: int = 1
-) -> Linear:
-    """A layer of so many orthogonal matrices, without a bias at first."""
-    layer = Linear(inputs, outputs)
-    rows = outputs // blocks
-    layer.weight.data = gain * torch.cat([orthogonal(rows, inputs, rng) for _ in range(blocks)])
-    layer.bias.data.zero_()
-    return layer

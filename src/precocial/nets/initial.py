@@ -1,4 +1,4 @@
-"""Initial weights."""
+"""Initial weights, and layers that have them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from precocial.nets.products import Linear
 from precocial.threads import alone
 
 
@@ -22,3 +23,14 @@ def orthogonal(rows: int, columns: int, rng: torch.Generator) -> Float[Tensor, "
     q, r = alone(torch.linalg.qr, wide)
     q = q * r.diagonal().sign()
     return q if rows >= columns else q.T
+
+
+def linear(
+    inputs: int, outputs: int, rng: torch.Generator, gain: float = 2**0.5, blocks: int = 1
+) -> Linear:
+    """A layer of so many orthogonal matrices, one below the other, and no bias at first."""
+    layer = Linear(inputs, outputs)
+    rows = outputs // blocks
+    layer.weight.data = torch.cat([orthogonal(rows, inputs, rng) for _ in range(blocks)]) * gain
+    layer.bias.data.zero_()
+    return layer

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from precocial.nets.activations import tanh
-from precocial.nets.initial import orthogonal
+from precocial.nets.initial import linear, orthogonal
 from precocial.nets.memory import Memory
 from precocial.nets.products import Linear
 from precocial.nets.recurrent import State
@@ -18,14 +18,6 @@ from precocial.types import EnvSpec
 LARGEST_SCALE = 10.0
 """Of the value head when its units move: where an untrained head meets rewards that are small, or
 none, what it predicts is noise and not to be kept."""
-
-
-def linear(inputs: int, outputs: int, rng: torch.Generator) -> Linear:
-    """A layer with orthogonal weights of gain sqrt(2) and no bias at first."""
-    layer = Linear(inputs, outputs)
-    layer.weight.data = orthogonal(outputs, inputs, rng) * 2**0.5
-    layer.bias.data.zero_()
-    return layer
 
 
 class MLP(nn.Module):

@@ -36,9 +36,10 @@ from precocial.algos.memory.trials import (
     as_vector,
 )
 from precocial.checks import at_least, positive, widths
+from precocial.nets.initial import linear
 from precocial.nets.products import Linear
 from precocial.nets.recurrent import GRU, State
-from precocial.nets.trial_policy import MLP, TrialPolicy, linear
+from precocial.nets.trial_policy import MLP, TrialPolicy
 from precocial.ops.adam import Adam
 from precocial.ops.elbo import chain_kl, log_likelihood
 from precocial.ops.losses import masked_mean
