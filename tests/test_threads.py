@@ -11,6 +11,7 @@ from precocial import threads
 from precocial.algos import ALGOS, build
 from precocial.algos.gradient.online_maml import OnlineMAMLConfig
 from precocial.envs.classic.bandit import Bandit, BanditConfig
+from precocial.envs.control.cart_pole_v1 import CartPoleV1
 from precocial.envs.control.hidden_gain import HiddenGain, HiddenGainConfig
 from precocial.envs.control.point_nav import PointNav, PointNavConfig
 from precocial.nets import products
@@ -62,10 +63,13 @@ def equal(one, other):
 # ---- the same numbers ---------------------------------------------------------------------
 
 BANDIT = Bandit(BanditConfig(arms=5, pulls=40))
+POLE = CartPoleV1()
 GAIN = HiddenGain(HiddenGainConfig())
 TRIALS = {"num_tasks": 900, "minibatches": 1, "outer_epochs": 2}
 PLANNING = {"num_tasks": 4, "model_updates": 3, "candidates": 64, "plan_horizon": 3}
 MANY = [  # more than 2 ** 15 steps an iteration, where sums are cut and products are large
+    ("ppo", POLE, {"lanes": 80, "rollout_steps": 500, "minibatch_size": 40_000, "epochs": 2}),
+    ("ppo", POLE, {"lanes": 80, "rollout_steps": 40, "rounds": 2, "normalize_obs": True}),
     ("maml", PointNav(PointNavConfig()), {"num_tasks": 10, "episodes_per_task": 40}),
     ("maml", PointNav(PointNavConfig()), {"num_tasks": 1, "episodes_per_task": 400}),
     ("maml", PointNav(PointNavConfig()), {"num_tasks": 4, "episodes_per_task": 90, "outer": "ppo"}),

@@ -149,6 +149,8 @@ class Place:
     """Train this many seeds, --seed, --seed + 1, ..., into OUT/seed-S."""
     jobs: int = 1
     """How many seeds to train at once, each in a process of its own."""
+    stacked: bool = False
+    """Train all seeds in this process as one batched program (plain methods, tensor families)."""
     overwrite: bool = False
     """Replace an existing run folder."""
 
@@ -163,12 +165,15 @@ class Resume:
     """Go on to this many outer iterations, past the run's end if larger."""
     jobs: int = 1
     """How many runs to train at once."""
+    stacked: bool = False
+    """Train all of them in this process as one batched program."""
 
 
 def train(args: list[str]) -> int:
     """``precocial train``."""
     from precocial.runs.folder import create_folder, require_fit
     from precocial.runs.plan import plan, with_overrides
+    from precocial.stacking import require_stackable
 
     if any(a.split("=")[0] == "--resume" for a in args):
         return resume(args[1:] if _is_algo(args[0]) else args)
@@ -197,7 +202,11 @@ def train(args: list[str]) -> int:
     for name in ("seeds", "jobs"):
         if where[name] < 1:
             raise UserError(f"--{name} is {where[name]}; expected 1 or more")
+    if where["stacked"] and where["jobs"] > 1:
+        raise UserError("--stacked trains in one process; leave --jobs out")
     chosen = require_fit(chosen)
+    if where["stacked"]:
+        require_stackable(chosen)
     folders = []
     for k in range(where["seeds"]):
         one = with_overrides(chosen, {"seed": chosen.run.seed + k})
@@ -212,17 +221,30 @@ def train(args: list[str]) -> int:
     for one, folder in folders:  # all of them first, so that --resume finds every seed
         create_folder(one, folder, overwrite=where["overwrite"])
     out = folders[0][1].parent if where["seeds"] > 1 else folders[0][1]
-    _finish([folder for _, folder in folders], out, where["jobs"])
+    _finish([folder for _, folder in folders], out, where["jobs"], stacked=where["stacked"])
     return 0
 
 
-def _finish(folders: list[Path], place: Path, jobs: int, iterations: int | None = None) -> None:
-    """Train one run, or several each in its own process; say how to go on if they are stopped."""
+def _finish(
+    folders: list[Path],
+    place: Path,
+    jobs: int,
+    iterations: int | None = None,
+    *,
+    stacked: bool = False,
+) -> None:
+    """Train one run, or several each in its own process or all in this one.
+
+    Says how to go on if they are stopped.
+    """
     from precocial.runs.jobs import run_all
+    from precocial.stacking import run_stacked
     from precocial.training import run
 
     try:
-        if len(folders) == 1:
+        if stacked:
+            failures = run_stacked(folders, iterations)
+        elif len(folders) == 1:
             run(folders[0], iterations)
             failures = {}
         else:
@@ -249,7 +271,10 @@ def resume(args: list[str]) -> int:
         value = getattr(flags, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}; expected 1 or more")
-    _finish(expand_runs([flags.resume]), flags.resume, flags.jobs, flags.iterations)
+    _finish(
+        expand_runs([flags.resume]), flags.resume, flags.jobs, flags.iterations,
+        stacked=flags.stacked,
+    )  # fmt: skip
     return 0
 
 

@@ -23,9 +23,10 @@ def collect(
     *,
     explore: bool = True,
     episodes: int | None = None,
+    obs: Tensor | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> Rollout:
-    """Act for ``num_steps`` steps on every lane, from a reset.
+    """Act for ``num_steps`` steps on every lane, from a reset, or on from ``obs``.
 
     ``extra`` holds what ``learner.act`` left in ``learner.acted`` at each step, stacked, and the
     environment's ``info`` under ``info/NAME``. With ``episodes`` it is one trial: acting stops as
@@ -41,7 +42,8 @@ def collect(
     with threads.shared():
         stepping = 1 if env.spec.threaded else threads.fitting()
         torch.set_num_threads(stepping)
-        obs = env.reset(tasks, lanes, rng)
+        if obs is None:
+            obs = env.reset(tasks, lanes, rng)
         for _ in range(num_steps):
             if on_step:
                 on_step()

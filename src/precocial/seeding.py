@@ -8,9 +8,13 @@ checkpoint.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 OF_EACH = frozenset({"tasks", "rollout", "evaluate", "evaluation tasks"})
 """Purposes with a seed of each iteration, chunk or split; all others have one."""
@@ -46,3 +50,81 @@ def generator(seed: int, *place: int | str, device: torch.device | str = "cpu") 
 def child_seed(rng: torch.Generator) -> int:
     """Draw a seed from ``rng``, to hand randomness to code that wants an integer."""
     return int(torch.randint(2**31 - 1, (), generator=rng, device=rng.device))
+
+
+# ---- draws ----------------------------------------------------------------------------------
+
+
+class Generators(torch.Generator):
+    """A generator for each of S equal shares of the first axis, for ``rand`` and the like below.
+
+    So each of S runs that are computed together draws what it would have drawn alone. What torch
+    itself is given must be one of ``each``.
+    """
+
+    each: tuple[torch.Generator, ...]
+    drawing: tuple[bool, ...]
+    """Whose turn it is; the others draw nothing and get zeros."""
+
+    def __new__(cls, each: Sequence[torch.Generator]) -> Generators:
+        """On the device of all of them."""
+        return super().__new__(cls, device=each[0].device)  # type: ignore[call-arg]
+
+    def __init__(self, each: Sequence[torch.Generator]) -> None:
+        self.each, self.drawing = tuple(each), (True,) * len(each)
+
+
+def each_of(rng: torch.Generator) -> tuple[torch.Generator, ...]:
+    """The generators of ``Generators``; a single one alone."""
+    return rng.each if isinstance(rng, Generators) else (rng,)
+
+
+@contextmanager
+def only_where(rows: Tensor, rng: torch.Generator) -> Iterator[None]:
+    """Let those of several draw in whose share of ``rows`` (N, ...) anything is True."""
+    if not isinstance(rng, Generators):
+        yield
+        return
+    before = rng.drawing
+    rng.drawing = tuple(rows.reshape(len(rng.each), -1).any(1).tolist())
+    try:
+        yield
+    finally:
+        rng.drawing = before
+
+
+def rand(shape: Sequence[int], rng: torch.Generator) -> Float[Tensor, "..."]:
+    """Uniform in [0, 1)."""
+    return _drawn(lambda s, g: torch.rand(s, generator=g, device=g.device), shape, rng)
+
+
+def randn(shape: Sequence[int], rng: torch.Generator) -> Float[Tensor, "..."]:
+    """Standard normal."""
+    return _drawn(lambda s, g: torch.randn(s, generator=g, device=g.device), shape, rng)
+
+
+def randint(low: int, high: int, shape: Sequence[int], rng: torch.Generator) -> Int[Tensor, "..."]:
+    """Whole numbers in [low, high)."""
+    return _drawn(
+        lambda s, g: torch.randint(low, high, s, generator=g, device=g.device), shape, rng
+    )
+
+
+def exponential(shape: Sequence[int], rng: torch.Generator) -> Float[Tensor, "..."]:
+    """Exponential with mean 1."""
+    return _drawn(
+        lambda s, g: torch.empty(s, device=g.device).exponential_(generator=g), shape, rng
+    )
+
+
+def _drawn(
+    draw: Callable[[Sequence[int], torch.Generator], Tensor],
+    shape: Sequence[int],
+    rng: torch.Generator,
+) -> Tensor:
+    if not isinstance(rng, Generators):
+        return draw(shape, rng)
+    share = shape[0] // len(rng.each), *shape[1:]
+    parts = [draw(share, g) if on else None for g, on in zip(rng.each, rng.drawing, strict=True)]
+    some = next(part for part in parts if part is not None)
+    return torch.cat([torch.zeros_like(some) if part is None else part for part in parts])

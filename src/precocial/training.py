@@ -16,7 +16,7 @@ import yaml
 
 from precocial import threads
 from precocial.envs.own.source import warn_if_changed
-from precocial.evaluation.curve import adaptation_curve
+from precocial.evaluation.curve import Curve, adaptation_curve
 from precocial.runs import checkpoint
 from precocial.runs.folder import (
     build_algorithm,
@@ -35,7 +35,7 @@ from precocial.runs.progress import Progress
 from precocial.runs.tracker import Tracker
 from precocial.seeding import derive, generator
 from precocial.signals import held
-from precocial.types import Metrics, Remembering, UserError
+from precocial.types import Metrics, Remembering, TaskEnv, Tasks, UserError
 
 
 def run(folder: Path, iterations: int | None = None, *, quiet: bool = False) -> Path:
@@ -51,29 +51,57 @@ def run(folder: Path, iterations: int | None = None, *, quiet: bool = False) -> 
         p = read_plan(folder)
         require_machine(p)
         loop = stack.enter_context(closing(Loop(p, folder.absolute(), quiet=quiet)))
-        if iterations is not None and iterations != p.run.iterations:
-            if iterations < loop.iteration:
-                raise UserError(
-                    f"--iterations is {iterations}; expected at least the {loop.iteration} that "
-                    f"{folder} has done"
-                )
-            document = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-            document["run"]["iterations"] = iterations
-            write_config(folder, document)
-            loop.plan = with_overrides(p, {"iterations": iterations})
+        if iterations is not None:
+            go_on_to(iterations, loop, folder)
         loop.run()
     return folder
 
 
-class Loop:
-    """One run, from its latest checkpoint on."""
+def go_on_to(iterations: int, loop: Loop, folder: Path) -> None:
+    """Let a run end after so many iterations.
 
-    def __init__(self, p: Plan, folder: Path, *, quiet: bool) -> None:
+    Raises:
+        UserError: it has done more.
+    """
+    if iterations < loop.iteration:
+        raise UserError(
+            f"--iterations is {iterations}; expected at least the {loop.iteration} that {folder} "
+            "has done"
+        )
+    if iterations != loop.plan.run.iterations:
+        document = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        document["run"]["iterations"] = iterations
+        write_config(folder, document)
+        loop.plan = with_overrides(loop.plan, {"iterations": iterations})
+
+
+TWICE = 2
+"""Evaluations in a row that must reach ``--stop-at``: one may be luck."""
+
+
+class Loop:
+    """One run, from its latest checkpoint on.
+
+    Args:
+        p: Its plan.
+        folder: Its folder.
+        quiet: No progress output.
+        envs: To train and to validate in, where several runs share them; else it has its own.
+    """
+
+    def __init__(
+        self, p: Plan, folder: Path, *, quiet: bool, envs: tuple[TaskEnv, TaskEnv] | None = None
+    ) -> None:
         self.plan, self.folder, self.quiet = p, folder, quiet
-        self.iteration, self.skipped_in_a_row, self.best = 0, 0, -math.inf
+        self.iteration, self.env_steps, self.skipped_in_a_row = 0, 0, 0
+        self.best, self.reached_in_a_row = -math.inf, 0
         with ExitStack() as stack:
-            self.env = stack.enter_context(closing(build_env(p)))
-            self.valid_env = stack.enter_context(closing(build_env(p)))
+            if envs is None:
+                envs = (
+                    stack.enter_context(closing(build_env(p))),
+                    stack.enter_context(closing(build_env(p))),
+                )
+            self.env, self.valid_env = envs
             warn_if_changed(p.env, p.source)
             self.algorithm = build_algorithm(p, self.env)
             self.parts: Parts | None = None
@@ -83,12 +111,13 @@ class Loop:
                 state = load_state(folder, self.algorithm, "last", p.run.device)
                 self.iteration, self.best = int(state["iteration"]), float(state["best"])
                 self.skipped_in_a_row = int(state["skipped_in_a_row"])
-                self.env.steps_taken = int(state["env_steps"])
+                self.env_steps = int(state["env_steps"])
+                self.reached_in_a_row = int(state.get("reached_in_a_row", 0))
                 if self.parts and "parts" in state:
                     self.parts.load(state["parts"], p.run.device)
             self.before = self.snapshot()
             self.close = stack.pop_all().close
-            """Close both environments."""
+            """Close both environments, if they are its own."""
 
     def run(self) -> None:
         """Iterate to the end; save on every way out."""
@@ -97,37 +126,49 @@ class Loop:
         progress = Progress(run.iterations, self.iteration, run.env_steps, quiet=self.quiet)
         try:
             with progress.on_screen(), self.resumable(), threads.shared():
-                while self.iteration < run.iterations and not self.steps_used_up():
+                while not self.done:
                     metrics = self.iterate()
-                    row = self.iteration
                     self.iteration += 1
-                    if run.eval_every and self.iteration % run.eval_every == 0:
+                    if self.validates:
                         metrics |= self.validate()
-                    tracker.log(row, self.env.steps_taken, metrics)
-                    if self.iteration % run.save_every == 0:
-                        self.save("last")
-                    progress.show(self.iteration, self.env.steps_taken, metrics)
-            self.save("last")
-            if self.best == -math.inf:  # nothing was validated: the latest is the best known
-                self.save("best")
+                    self.log(tracker, metrics)
+                    progress.show(self.iteration, self.env_steps, metrics)
+            self.finish()
         finally:
             tracker.close()
+
+    def log(self, tracker: Tracker, metrics: Metrics) -> None:
+        """Put down the iteration that has just ended, and save where that is due."""
+        tracker.log(self.iteration - 1, self.env_steps, metrics)
+        if self.iteration % self.plan.run.save_every == 0:
+            self.save("last")
+
+    def finish(self) -> None:
+        """Save the end of the run."""
+        self.save("last")
+        if self.best == -math.inf:  # nothing was validated: the latest is the best known
+            self.save("best")
 
     def snapshot(self) -> tuple[Any, ...]:
         """All that an iteration changes, and the length of what it adds to."""
         state = copy.deepcopy(self.algorithm.state_dict())
-        counters = self.env.steps_taken, self.iteration, self.skipped_in_a_row, self.best
-        return state, len(self.parts.grown) if self.parts else 0, *counters
+        return state, len(self.parts.grown) if self.parts else 0, self.counters()
+
+    def counters(self) -> dict[str, Any]:
+        """How far it is; saved with what it learned."""
+        return {
+            "iteration": self.iteration, "env_steps": self.env_steps, "best": self.best,
+            "skipped_in_a_row": self.skipped_in_a_row, "reached_in_a_row": self.reached_in_a_row,
+        }  # fmt: skip
 
     def restore(self) -> None:
         """Undo the iteration under way."""
         self.undo_learning()
-        *_, steps, self.iteration, self.skipped_in_a_row, self.best = self.before
-        self.env.steps_taken = steps
+        vars(self).update(self.before[2])
 
     def undo_learning(self) -> None:
         """Take back what the algorithm learned and kept since the snapshot."""
-        state, length, *_ = self.before
+        state, length, _ = self.before
         self.algorithm.load_state_dict(state)
         if self.parts:
             self.parts.grown.shrink(length)
@@ -135,12 +176,24 @@ class Loop:
     def share_done(self) -> float:
         """How much of the run is done, by iterations or by ``--env-steps``, whichever is more."""
         run = self.plan.run
-        by_steps = self.env.steps_taken / run.env_steps if run.env_steps else 0.0
+        by_steps = self.env_steps / run.env_steps if run.env_steps else 0.0
         return min(1.0, max(self.iteration / run.iterations, by_steps))
 
-    def steps_used_up(self) -> bool:
-        """Whether ``--env-steps`` is reached."""
-        return bool(self.plan.run.env_steps) and self.env.steps_taken >= self.plan.run.env_steps
+    @property
+    def done(self) -> bool:
+        """Whether ``--iterations``, ``--env-steps`` or ``--stop-at`` is reached."""
+        run = self.plan.run
+        return (
+            self.iteration >= run.iterations
+            or bool(run.env_steps and self.env_steps >= run.env_steps)
+            or self.reached_in_a_row >= TWICE
+        )
+
+    @property
+    def validates(self) -> bool:
+        """Whether an evaluation is due after the iteration that has just ended."""
+        every = self.plan.run.eval_every
+        return bool(every) and self.iteration % every == 0
 
     @contextmanager
     def resumable(self) -> Iterator[None]:
@@ -148,26 +201,38 @@ class Loop:
         try:
             yield
         except BaseException as error:
-            self.restore()
-            self.save("last")
-            if not isinstance(error, KeyboardInterrupt):
-                text = getattr(error, "trace", "") or traceback.format_exc()
-                (self.folder / "error.log").write_text(text, encoding="utf-8")
+            self.give_up(error)
             raise
+
+    def give_up(self, error: BaseException) -> None:
+        """Save the state at the start of the iteration that the error broke."""
+        self.restore()
+        self.save("last")
+        if not isinstance(error, KeyboardInterrupt):
+            text = getattr(error, "trace", "") or traceback.format_exc()
+            (self.folder / "error.log").write_text(text, encoding="utf-8")
 
     def iterate(self) -> Metrics:
         """One outer iteration, undone if its numbers are not finite."""
-        run = self.plan.run
         self.before = self.snapshot()
         threads.adjust()
-        started = time.perf_counter()
+        started, steps = time.perf_counter(), self.env.steps_taken
+        metrics = self.algorithm.meta_update(self.env, *self.begin())
+        return self.end(metrics, self.env.steps_taken - steps, started)
+
+    def begin(self) -> tuple[Tasks, torch.Generator]:
+        """Tasks and randomness of the iteration."""
+        run = self.plan.run
         # Tasks are always drawn on the CPU, so that they are the same on every device.
         tasks = self.env.sample_tasks(
             self.plan.algo_config.num_tasks, "train", generator(run.seed, "tasks", self.iteration)
         )
-        rng = generator(run.seed, "rollout", self.iteration, device=run.device)
         self.algorithm.progress = self.share_done()
-        metrics = self.algorithm.meta_update(self.env, tasks, rng)
+        return tasks, generator(run.seed, "rollout", self.iteration, device=run.device)
+
+    def end(self, metrics: Metrics, env_steps: int, started: float) -> Metrics:
+        """Accept what an iteration of so many steps has done, or undo it."""
+        self.env_steps += env_steps
         metrics = {k if "/" in k else f"train/{k}": v for k, v in metrics.items()}
         if self.finite(metrics):
             self.skipped_in_a_row = 0
@@ -195,16 +260,23 @@ class Loop:
         )
 
     def validate(self) -> Metrics:
-        """Adaptation curve on the valid tasks; keeps the best checkpoint."""
-        run, cfg = self.plan.run, self.plan.algo_config
-        started = time.perf_counter()
-        tasks = self.valid_env.sample_tasks(
+        """Adaptation curve on the valid tasks."""
+        run, started = self.plan.run, time.perf_counter()
+        curve = adaptation_curve(
+            self.algorithm, self.valid_env, self.valid_tasks(), stages=self.algorithm.num_stages,
+            lanes=self.plan.algo_config.lanes, seed=derive(run.seed, "valid"), device=run.device,
+        )  # fmt: skip
+        return self.judge(curve, started)
+
+    def valid_tasks(self) -> Tasks:
+        """The same in every evaluation."""
+        run = self.plan.run
+        return self.valid_env.sample_tasks(
             run.eval_tasks, "valid", generator(run.seed, "valid tasks")
         )
-        curve = adaptation_curve(
-            self.algorithm, self.valid_env, tasks, stages=self.algorithm.num_stages,
-            lanes=cfg.lanes, seed=derive(run.seed, "valid"), device=run.device,
-        )  # fmt: skip
+
+    def judge(self, curve: Curve, started: float) -> Metrics:
+        """What a curve says; keeps the best checkpoint, and sees whether the run may stop."""
         metrics: Metrics = {}
         for k, value in enumerate(curve.returns.mean(0)):
             suffix = f"_adapt_{k}" if k else ""
@@ -214,19 +286,16 @@ class Loop:
         if final > self.best:
             self.save("best")
             self.best = final
+        stop_at = self.plan.run.stop_at
+        if stop_at is not None:
+            self.reached_in_a_row = self.reached_in_a_row + 1 if final >= stop_at else 0
         metrics["time/valid_s"] = time.perf_counter() - started
         return metrics
 
     @held()
     def save(self, name: str) -> None:
         """Write ``checkpoint/NAME.safetensors``; only ``last``, which goes on, stands on data."""
-        state: dict[str, Any] = {
-            "algorithm": self.algorithm.state_dict(),
-            "iteration": self.iteration,
-            "env_steps": self.env.steps_taken,
-            "best": self.best,
-            "skipped_in_a_row": self.skipped_in_a_row,
-        }
+        state = {"algorithm": self.algorithm.state_dict()} | self.counters()
         parts = self.parts if name == "last" else None
         if parts:
             state["parts"] = parts.save()

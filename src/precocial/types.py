@@ -13,7 +13,7 @@ T, t    time steps                     B       transitions drawn from replay
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -56,6 +56,12 @@ class Tasks(NamedTuple):
     def select(self, index: slice) -> Tasks:
         """The tasks at ``index`` of the task axis."""
         return Tasks({k: v[index] for k, v in self.params.items()}, self.id[index])
+
+    @classmethod
+    def join(cls, parts: Sequence[Tasks]) -> Tasks:
+        """All of them, one after the other."""
+        params = {k: torch.cat([p.params[k] for p in parts]) for k in parts[0].params}
+        return cls(params, torch.cat([p.id for p in parts]))
 
 
 @runtime_checkable
@@ -215,6 +221,21 @@ class TaskEnv(Protocol):
 
 
 @runtime_checkable
+class Continuing(Protocol):
+    """An environment whose lanes can be left and taken up again, to the bit."""
+
+    def leave(self) -> dict[str, Tensor]:
+        """Where every lane stands, each ``(n, e, ...)``."""
+        ...
+
+    def enter(
+        self, tasks: Tasks, standing: dict[str, Tensor], rng: torch.Generator
+    ) -> Shaped[Tensor, "n e o"]:
+        """Go on from there, instead of ``reset``; ``rng`` is drawn from henceforth."""
+        ...
+
+
+@runtime_checkable
 class Acting(Protocol):
     """What ``collect`` needs: something that acts and may look at what follows.
 
@@ -256,6 +277,8 @@ class Algorithm(Protocol):
     """Stages of the adaptation curve in training."""
     is_trial: bool
     """Every stage counts: the score is the sum over the stages of a trial."""
+    greedy: bool
+    """Scored by its most likely actions, whatever ``eval`` is asked for."""
     progress: float
     """Share of the run that is done, 0 to 1; the loop sets it, schedules read it."""
 
@@ -274,6 +297,29 @@ class Algorithm(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Stackable(Protocol):
+    """An algorithm of which S, equal but for their seeds, can compute as one.
+
+    Tasks and lanes of all lie one after the other on the task axis, and ``rng`` (``Generators``)
+    has one generator for each. What comes out is, to rounding, what each would have got alone.
+    """
+
+    @staticmethod
+    def update_together(
+        members: Sequence[Any], env: TaskEnv, tasks: Tasks, rng: torch.Generator
+    ) -> list[Metrics]:
+        """``meta_update`` of each."""
+        ...
+
+    @staticmethod
+    def learner_together(
+        members: Sequence[Any], num_tasks: int, lanes: int, rng: torch.Generator
+    ) -> Learner:
+        """A learner on ``num_tasks`` tasks of each, frozen copies as always."""
+        ...
 
 
 @runtime_checkable

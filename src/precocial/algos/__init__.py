@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
     from precocial.types import Algorithm, EnvSpec
 
-BRANCHES = {"gradient": "gradient-based", "memory": "memory-based", "model": "model-based"}
+BRANCHES = {
+    "plain": "plain, blind to the task", "gradient": "gradient-based", "memory": "memory-based",
+    "model": "model-based",
+}  # fmt: skip
 """The folders of this package, in the field's words."""
 
 
@@ -50,6 +53,9 @@ _JOINT = {"inner_steps": 0, "num_tasks": 80}
 """As many episodes per iteration as MAML with one inner step, so that budgets are equal."""
 
 ALGOS: dict[str, Entry] = {
+    "ppo": Entry(
+        "plain.ppo:PPO", "proximal policy optimisation", "Schulman et al. 2017"
+    ),
     "maml": Entry(
         "gradient.maml:MAML", "exact second-order meta-gradient, TRPO", "Finn et al. 2017"
     ),

@@ -85,9 +85,33 @@ ENVS: dict[str, Family] = {
         "grid.frozen_lake:FrozenLake", "cross a frozen lake whose holes are hidden",
         "discrete 4", "one-hot 25", "Grigsby et al. 2024",
     ),
+    "FrozenLake-v1": Family(
+        "grid.frozen_lake:FrozenLakeV1", "Gymnasium's 4x4 lake, one task",
+        "discrete 4", "one-hot 16", "Gymnasium",
+    ),
+    "FrozenLake8x8-v1": Family(
+        "grid.frozen_lake:FrozenLake8x8V1", "Gymnasium's 8x8 lake, one task",
+        "discrete 4", "one-hot 64", "Gymnasium",
+    ),
     "cart-pole": Family(
         "control.cart_pole:CartPole", "balance with hidden masses, length, force and sign",
         "discrete 2", "box 4", "Barto et al. 1983",
+    ),
+    "CartPole-v1": Family(
+        "control.cart_pole_v1:CartPoleV1", "Gymnasium's CartPole, one task",
+        "discrete 2", "box 4", "Barto et al. 1983",
+    ),
+    "Acrobot-v1": Family(
+        "control.acrobot_v1:AcrobotV1", "Gymnasium's Acrobot, one task",
+        "discrete 3", "box 6", "Sutton 1996",
+    ),
+    "MountainCar-v0": Family(
+        "control.mountain_car_v0:MountainCarV0", "Gymnasium's MountainCar, one task",
+        "discrete 3", "box 2", "Moore 1990",
+    ),
+    "Pendulum-v1": Family(
+        "control.pendulum_v1:PendulumV1", "Gymnasium's Pendulum, one task",
+        "box 1", "box 3", "Gymnasium",
     ),
     "pendulum-mass": Family(
         "control.pendulum:PendulumMass", "swing up a pendulum of hidden mass",
@@ -140,7 +164,7 @@ def env_config(name: str, **fields: Any) -> EnvConfig:
     if name in ENVS:
         cls = ENVS[name].config
     else:
-        from precocial.envs.own.adapter import GymConfig as cls
+        from precocial.envs.base import GymConfig as cls
     known = {f.name for f in dataclasses.fields(cls)}
     return cls(**{k: v for k, v in fields.items() if k in known})
 
@@ -151,7 +175,7 @@ def make_env(name: str, config: EnvConfig) -> TaskEnv:
     Raises:
         UserError: nothing has that name, or the environment does not fit.
     """
-    if name in ENVS:
+    if name in ENVS and not getattr(config, "exact", False):
         env: TaskEnv = ENVS[name].cls(config)
         return env
     from precocial.envs.own.adapter import make_gym_env

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
+from precocial.seeding import only_where, rand
 from precocial.types import Belief, EnvSpec, RewardFn, Split, Step, Tasks, UserError
 
 State = dict[str, Tensor]
@@ -32,11 +33,55 @@ class EnvConfig:
             )
 
 
+@dataclass(frozen=True)
+class GymConfig(EnvConfig):
+    """Options of an environment that is stepped in Python."""
+
+    horizon: int = 0
+    """Time limit of an episode, in steps (H); 0 takes the environment's own, named or found by
+    playing it."""
+    workers: int = 0
+    """Processes that step the copies; 0 steps them in this one. Results are the same."""
+    step_timeout: float = 60.0
+    """Longest time a worker may spend in one reset or step of one copy, in seconds."""
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        super().__post_init__()
+        if self.horizon < 0:
+            raise UserError(
+                f"--env-horizon is {self.horizon}; expected steps, or 0 for the environment's own"
+            )
+        if self.workers < 0:
+            raise UserError(f"--workers is {self.workers}; expected 0 (no processes) or more")
+        if not 0 < self.step_timeout < math.inf:
+            raise UserError(f"--step-timeout is {self.step_timeout}; expected seconds above 0")
+
+
+@dataclass(frozen=True)
+class StandardConfig(GymConfig):
+    """Options of Gymnasium's own environments, which are written here as tensors, too."""
+
+    exact: bool = False
+    """Step Gymnasium's own code, copy by copy, instead of the same physics on tensors."""
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning, and another physics of code that is not ours."""
+        super().__post_init__()
+        known = {f.name for f in fields(StandardConfig)}
+        for f in fields(self):
+            if self.exact and f.name not in known and getattr(self, f.name) != f.default:
+                raise UserError(
+                    f"--env-{f.name.replace('_', '-')} is {getattr(self, f.name)}; --env-exact "
+                    "steps Gymnasium's own environment as it is, leave one of them out"
+                )
+
+
 def uniform(
     rng: torch.Generator, shape: tuple[int, ...], low: float, high: float
 ) -> Float[Tensor, "..."]:
     """Uniform samples in [low, high)."""
-    return torch.rand(shape, generator=rng, device=rng.device) * (high - low) + low
+    return rand(shape, rng) * (high - low) + low
 
 
 def log_uniform(
@@ -209,16 +254,33 @@ class TensorTaskEnv:
 
     def reset(self, tasks: Tasks, lanes: int, rng: torch.Generator) -> Shaped[Tensor, "n e o"]:
         """Start an episode on every lane."""
+        self._prepare(tasks, lanes, rng)
+        self.state = self.initial(self.lanes, self.tasks, rng)
+        self.time = torch.zeros(self.lanes, dtype=torch.long, device=rng.device)
+        self.latest = 0  # no lane's clock can be ahead of this
+        return self.observation(self.state, self.tasks)
+
+    def leave(self) -> State:
+        """Where every lane stands, each ``(N, E, ...)``."""
+        return {f"state/{k}": v for k, v in self.state.items()} | {"time": self.time.clone()}
+
+    def enter(self, tasks: Tasks, standing: State, rng: torch.Generator) -> Shaped[Tensor, "n e o"]:
+        """Go on from where ``leave`` left."""
+        self.time = standing["time"].clone()
+        self._prepare(tasks, self.time.shape[1], rng)
+        self.state = {
+            k.removeprefix("state/"): v for k, v in standing.items() if k.startswith("state/")
+        }
+        self.latest = int(self.time.max())
+        return self.observation(self.state, self.tasks)
+
+    def _prepare(self, tasks: Tasks, lanes: int, rng: torch.Generator) -> None:
         self.lanes, self.rng = (tasks.num, lanes), rng
         low, high = (
             torch.tensor(x, device=rng.device) for x in (self.action_low, self.action_high)
         )
         self.bounds = low, high
         self.switch(tasks)
-        self.state = self.initial(self.lanes, self.tasks, rng)
-        self.time = torch.zeros(self.lanes, dtype=torch.long, device=rng.device)
-        self.latest = 0  # no lane's clock can be ahead of this
-        return self.observation(self.state, self.tasks)
 
     def switch(self, tasks: Tasks) -> None:
         """The world changes, the state stays."""
@@ -248,7 +310,8 @@ class TensorTaskEnv:
             ended = truncated | terminated
         may_end = self.latest >= self.spec.horizon or self.terminal_is_possible
         if may_end and bool(ended.any()):
-            fresh = self.restart(following, self.tasks, self.rng)
+            with only_where(ended, self.rng):
+                fresh = self.restart(following, self.tasks, self.rng)
             self.state = {k: _where(ended, fresh[k], v) for k, v in following.items()}
             self.time = self.time.masked_fill(ended, 0)
             if bool(ended.all()):

@@ -14,9 +14,9 @@ def gym_id(name: str) -> str:
 
 
 def register_all() -> None:
-    """Register ``precocial/PointNav-v0`` and the others; again is harmless."""
+    """Register ``precocial/PointNav-v0`` and the others that Gymnasium lacks; again is harmless."""
     for name in ENVS:
-        if gym_id(name) not in gymnasium.registry:
+        if name not in gymnasium.registry and gym_id(name) not in gymnasium.registry:
             gymnasium.register(
                 gym_id(name), "precocial.envs.single:TaskGymEnv", kwargs={"family": name}
             )

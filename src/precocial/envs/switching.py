@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from precocial.seeding import randint
 from precocial.types import UserError
 
 SwitchAt = int | str
@@ -34,6 +35,6 @@ def draw_switch_steps(
     if switch_at == "random":
         low = max(1, horizon // 4)
         high = max(low + 1, 3 * horizon // 4)
-        return torch.randint(low, high, shape, generator=rng, device=rng.device)
+        return randint(low, high, shape, rng)
     step = 0 if switch_at == "never" else int(switch_at)
     return torch.full(shape, step, dtype=torch.long, device=rng.device)

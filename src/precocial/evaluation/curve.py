@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ import torch
 from precocial.evaluation.recovery import Recovery, recovery
 from precocial.ops.returns import episode_returns, first_episode_return
 from precocial.rollout import collect
-from precocial.seeding import generator
+from precocial.seeding import Generators, generator
 from precocial.types import Algorithm, Learner, Rollout, Step, TaskEnv, Tasks
 
 
@@ -48,13 +48,13 @@ class Onlooker:
 
 
 def adaptation_curve(
-    algorithm: Algorithm,
+    algorithm: Algorithm | Together,
     env: TaskEnv,
     tasks: Tasks,
     *,
     stages: int,
     lanes: int,
-    seed: int,
+    seed: int | Sequence[int],
     greedy: bool = False,
     device: str = "cpu",
     on_trial: Callable[[Rollout], None] | None = None,
@@ -66,8 +66,10 @@ def adaptation_curve(
     stage's return is the first whole episode of every lane. With ``greedy``, update methods collect
     support by sampling and are scored on a rollout of their best actions. Nothing that training
     reads changes: environment and generators are the evaluation's own. ``on_trial`` is handed the
-    rollout of every chunk of tasks, where a stage is an episode.
+    rollout of every chunk of tasks, where a stage is an episode. An algorithm may be scored by its
+    best actions in any case. ``seed`` has one number for each run of ``Together``.
     """
+    greedy = greedy or algorithm.greedy
     size = max(1, env.spec.lanes_at_once // lanes)
     parts, observed = [], np.zeros(stages)
     recoveries: list[Recovery] = []
@@ -75,7 +77,11 @@ def adaptation_curve(
     lost = 0
     for start in range(0, tasks.num, size):
         part = tasks.select(slice(start, start + size))
-        rng = generator(seed, "evaluate", start, device=device)
+        rng = (
+            generator(seed, "evaluate", start, device=device)
+            if isinstance(seed, int)
+            else Generators([generator(one, "evaluate", start, device=device) for one in seed])
+        )
         learner = algorithm.learner(part.num, lanes, rng)
         if algorithm.stage_unit == "episode":
             rollout = collect(
@@ -122,6 +128,60 @@ def adaptation_curve(
         else None,
         lost,
     )
+
+
+class Together:
+    """Several runs of one algorithm as one, to be scored at once; tasks lie one after the other."""
+
+    def __init__(self, members: Sequence[Any]) -> None:
+        self.members = members
+        self.stage_unit, self.is_trial = members[0].stage_unit, members[0].is_trial
+        self.greedy = members[0].greedy
+
+    def learner(self, num_tasks: int, lanes: int, rng: torch.Generator) -> Learner:
+        """Of all, each on its share of the tasks."""
+        share = num_tasks // len(self.members)
+        learner: Learner = self.members[0].learner_together(self.members, share, lanes, rng)
+        return learner
+
+
+def adaptation_curves(
+    members: Sequence[Any],
+    env: TaskEnv,
+    tasks: Sequence[Tasks],
+    *,
+    stages: int,
+    lanes: int,
+    seeds: Sequence[int],
+    device: str = "cpu",
+) -> list[Curve]:
+    """``adaptation_curve`` of each of several runs (``Stackable``), computed together if they fit.
+
+    To rounding they are those of each alone.
+    """
+    num = tasks[0].num
+    size = max(1, env.spec.lanes_at_once // (num * lanes))
+    curves: list[Curve] = []
+    for start in range(0, len(members), size):
+        some = slice(start, start + size)
+        group = tasks[some]
+        if len(group) == 1 or num * lanes > env.spec.lanes_at_once:
+            for one, its, seed in zip(members[some], group, seeds[some], strict=True):
+                curves.append(
+                    adaptation_curve(
+                        one, env, its, stages=stages, lanes=lanes, seed=seed, device=device
+                    )
+                )
+            continue
+        curve = adaptation_curve(
+            Together(members[some]), env, Tasks.join(group), stages=stages, lanes=lanes,
+            seed=seeds[some], device=device,
+        )  # fmt: skip
+        for i in range(len(group)):
+            rows = slice(i * num, (i + 1) * num)
+            hits = None if curve.success is None else curve.success[rows]
+            curves.append(curve._replace(returns=curve.returns[rows], success=hits))
+    return curves
 
 
 def _trial(rollout: Rollout, stages: int) -> tuple[np.ndarray, np.ndarray]:

@@ -65,6 +65,7 @@ def evaluate(
     plans, their_plans = ([read_plan(run) for run in group] for group in (runs, others))
     require_seeds_of_one(plans)
     unit = stage_unit(plans[0])
+    greedy = greedy or bool(class_of(plans[0].algo_config).greedy)
     if unit == "episode":
         if updates is not None or adapt_lrs:
             raise UserError(

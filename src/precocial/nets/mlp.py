@@ -7,6 +7,8 @@ runs at every step, and the update use the same code, and nothing goes through `
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -14,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from precocial.nets.activations import tanh
+from precocial.nets.initial import orthogonal
 from precocial.nets.products import ROWS, cut_up
 from precocial.ops.distributions import Dist
 from precocial.ops.moments import merge_moments
@@ -21,6 +24,8 @@ from precocial.threads import alone
 from precocial.types import EnvSpec, Params
 
 Activation = Literal["tanh", "relu"]
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": tanh, "relu": torch.relu}
+MIN_LOG_STD = math.log(1e-6)
 
 
 def linear(
@@ -40,6 +45,49 @@ def linear(
     if len(weight) == 1 and cut_up(rows, weight):
         return alone(torch.baddbmm, bias.unsqueeze(-2), x, weight)
     return torch.baddbmm(bias.unsqueeze(-2), x, weight)
+
+
+def perceptron(
+    params: Params, x: Float[Tensor, "*b i"], activation: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "*b o"]:
+    """The layers ``weight_0``, ``bias_0``, ``weight_1``, ...; shared or stacked, as ``linear``."""
+    last = sum(name.startswith("weight_") for name in params) - 1
+    for i in range(last + 1):
+        x = linear(x, params[f"weight_{i}"], params[f"bias_{i}"])
+        if i < last:
+            x = activation(x)
+    return x
+
+
+def orthogonal_layers(sizes: Sequence[int], last_gain: float, rng: torch.Generator) -> Params:
+    """Initial parameters of a ``perceptron``: orthogonal, gain sqrt 2 but for the last layer."""
+    params = {}
+    for i, (inputs, outputs) in enumerate(pairwise(sizes)):
+        gain = last_gain if i == len(sizes) - 2 else math.sqrt(2)
+        params[f"weight_{i}"] = orthogonal(inputs, outputs, rng) * gain
+        params[f"bias_{i}"] = torch.zeros(outputs)
+    return params
+
+
+def action_dist(
+    params: Params,
+    obs: Float[Tensor, "*b o"],
+    activation: Callable[[Tensor], Tensor],
+) -> Dist:
+    """Of a perceptron: a Gaussian where there is a ``log_std``, else a categorical.
+
+    ``obs`` is (B, O) with shared parameters, (N, ..., O) with stacked ones.
+    """
+    stacked = params["bias_0"].ndim == 2
+    # (N, ..., O) -> (N, B, O)
+    h = perceptron(params, obs.flatten(1, -2) if stacked and obs.ndim > 3 else obs, activation)
+    out = h.reshape(*obs.shape[:-1], h.shape[-1])
+    if "log_std" not in params:
+        return {"logits": torch.log_softmax(out, -1)}
+    log_std = params["log_std"].clamp(min=MIN_LOG_STD)
+    if stacked:  # (N, A) -> (N, 1, ..., A)
+        log_std = log_std.reshape(log_std.shape[0], *(1,) * (out.ndim - 2), out.shape[-1])
+    return {"mean": out, "log_std": log_std.expand_as(out)}
 
 
 class Policy(nn.Module):
@@ -62,22 +110,18 @@ class Policy(nn.Module):
         init_std: float,
         normalize_obs: bool,
         rng: torch.Generator,
-        min_std: float = 1e-6,
     ) -> None:
         super().__init__()
-        self.activation = tanh if activation == "tanh" else torch.relu
-        self.discrete = spec.action_kind == "discrete"
+        self.activation = ACTIVATIONS[activation]
         self.normalize_obs = normalize_obs
-        self.min_log_std = math.log(min_std)
         sizes = (spec.obs_dim, *hidden, spec.action_dim)
-        self.depth = len(sizes) - 1
-        for i, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
             # Glorot-uniform, as in the reference implementations of MAML and ProMP.
             bound = math.sqrt(6 / (fan_in + fan_out))
             weight = (torch.rand(fan_in, fan_out, generator=rng) * 2 - 1) * bound
             self.register_parameter(f"weight_{i}", nn.Parameter(weight))
             self.register_parameter(f"bias_{i}", nn.Parameter(torch.zeros(fan_out)))
-        if not self.discrete:
+        if spec.action_kind == "box":
             self.log_std = nn.Parameter(torch.full((spec.action_dim,), math.log(init_std)))
         self.register_buffer("obs_mean", torch.zeros(spec.obs_dim))
         self.register_buffer("obs_var", torch.ones(spec.obs_dim))
@@ -92,20 +136,7 @@ class Policy(nn.Module):
         """Action distribution at ``obs``: (B, O) with shared weights, (N, ..., O) with stacked."""
         if self.normalize_obs:
             obs = ((obs - self.obs_mean) * (self.obs_var + 1e-8).rsqrt()).clamp(-10, 10)
-        stacked = params["bias_0"].ndim == 2
-        # (N, ..., O) -> (N, B, O)
-        h = obs.flatten(1, -2) if stacked and obs.ndim > 3 else obs
-        for i in range(self.depth):
-            h = linear(h, params[f"weight_{i}"], params[f"bias_{i}"])
-            if i < self.depth - 1:
-                h = self.activation(h)
-        out = h.reshape(*obs.shape[:-1], h.shape[-1])
-        if self.discrete:
-            return {"logits": torch.log_softmax(out, -1)}
-        log_std = params["log_std"].clamp(min=self.min_log_std)
-        if stacked:  # (N, A) -> (N, 1, ..., A)
-            log_std = log_std.reshape(log_std.shape[0], *(1,) * (out.ndim - 2), out.shape[-1])
-        return {"mean": out, "log_std": log_std.expand_as(out)}
+        return action_dist(params, obs, self.activation)
 
     @torch.no_grad()
     def update_statistics(self, obs: Float[Tensor, "*b o"]) -> None:

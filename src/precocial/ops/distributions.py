@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from precocial.seeding import exponential, randn
+
 Dist = dict[str, Tensor]
 
 
@@ -61,10 +63,10 @@ def sample(dist: Dist, rng: torch.Generator) -> Tensor:
     """One draw: float ``(..., A)`` or int64 ``(...)``."""
     if "logits" in dist:
         # Gumbel-max: exact, and without multinomial's copy of the whole table.
-        noise = torch.empty_like(dist["logits"]).exponential_(generator=rng)
+        noise = exponential(dist["logits"].shape, rng)
         return (dist["logits"] - noise.log()).argmax(-1)
     mean = dist["mean"]
-    noise = torch.randn(mean.shape, generator=rng, device=mean.device, dtype=mean.dtype)
+    noise = randn(mean.shape, rng).to(mean)
     return torch.addcmul(mean, noise, dist["log_std"].exp())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import platform
 import re
@@ -38,6 +39,8 @@ class RunConfig:
     """Device of networks and tensor environments: cpu, cuda, cuda:1, ..."""
     eval_every: int = 10
     """Iterations between evaluations on valid tasks; 0: never."""
+    stop_at: float | None = None
+    """End when the mean return on valid tasks was this or more in two evaluations in a row."""
     eval_tasks: int = 20
     """Number of valid tasks."""
     save_every: int = 5
@@ -47,6 +50,11 @@ class RunConfig:
         """Refuse values without a meaning."""
         at_least(self, 0, "seed", "iterations", "env_steps", "eval_every")
         at_least(self, 1, "eval_tasks", "save_every")
+        if self.stop_at is not None and not (math.isfinite(self.stop_at) and self.eval_every):
+            raise UserError(
+                f"--stop-at is {self.stop_at} and --eval-every {self.eval_every}; expected a "
+                "return that evaluations, every 1 iteration or more, can reach"
+            )
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise UserError(f"--device is {self.device!r}; expected cpu, cuda or cuda:NUMBER")
 
@@ -156,12 +164,14 @@ def from_document(document: dict[str, Any]) -> Plan:
     """
     try:
         base = plan(document["algo"], document["env"], document["preset"])
-        fields = dict(document["algo_config"])
+        fields, family = dict(document["algo_config"]), dict(document["env_config"])
         fields.pop("type")
+        if hasattr(base.env_config, "exact"):  # runs from before these were tensors, too
+            family.setdefault("exact", True)
         return Plan(
             base.algo, base.env, base.preset, RunConfig(**document["run"]),
             type(base.algo_config)(**_tuples(fields)),
-            type(base.env_config)(**_tuples(document["env_config"])), document.get("source"),
+            type(base.env_config)(**_tuples(family)), document.get("source"),
         )  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(

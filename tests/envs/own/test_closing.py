@@ -14,7 +14,8 @@ import torch
 
 import precocial
 from precocial.cli import main
-from precocial.envs.own.adapter import GymConfig, GymTaskEnv, resolve
+from precocial.envs.base import GymConfig
+from precocial.envs.own.adapter import GymTaskEnv, resolve
 from precocial.types import UserError
 
 COUNTED = '''

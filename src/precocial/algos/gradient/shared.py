@@ -358,6 +358,7 @@ class PolicyMethod:
 
     stage_unit: Literal["update", "episode"] = "update"
     is_trial = False
+    greedy = False
     progress = 0.0
 
     def __init__(self, cfg: Any, spec: EnvSpec, rng: torch.Generator, device: str = "cpu") -> None:

@@ -377,6 +377,7 @@ class TrialMethod:
 
     stage_unit: Literal["update", "episode"] = "episode"
     is_trial = True
+    greedy = False
     progress = 0.0
     cfg: TrialConfig
     policy: TrialPolicy

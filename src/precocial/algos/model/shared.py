@@ -86,6 +86,7 @@ class ModelBased:
     stage_unit: Literal["update", "episode"] = "episode"
     num_stages = 1
     is_trial = True
+    greedy = False
     progress = 0.0
     cfg: ModelConfig
 

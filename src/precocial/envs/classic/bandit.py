@@ -12,6 +12,7 @@ from torch import Tensor
 from precocial.envs.base import EnvConfig, State, TensorTaskEnv, split_uniform, uniform
 from precocial.ops.bandit_policies import classical, play
 from precocial.ops.bandits import bayes_optimum
+from precocial.seeding import rand
 from precocial.types import Split, Tasks, UserError
 
 
@@ -118,7 +119,7 @@ class Bandit(TensorTaskEnv):
     ) -> Float[Tensor, "n e"]:  # fmt: skip
         """A coin of the arm's rate."""
         rate = tasks["rate"].squeeze(1).gather(1, action)
-        draw = torch.rand(action.shape, generator=rng, device=action.device)
+        draw = rand(action.shape, rng)
         return (draw < rate).float()
 
     def optimum(self, tasks: Tasks) -> Float[Tensor, " n"] | None:

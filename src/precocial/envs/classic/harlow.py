@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from precocial.envs.base import EnvConfig, State, TensorTaskEnv, split_uniform, uniform
+from precocial.seeding import randint
 from precocial.types import Split, Tasks, UserError
 
 CELLS = 17
@@ -100,7 +101,7 @@ class Harlow(TensorTaskEnv):
         gaze; ``side`` where the rewarded object is or will be, -1 left and +1 right; ``chosen`` +1
         for the rewarded object, -1 for the other, 0 for none yet.
         """
-        away = torch.randint(1, SIGHT + 1, lanes, generator=rng, device=rng.device)
+        away = randint(1, SIGHT + 1, lanes, rng)
         return {
             "offset": away * _sign(lanes, rng),
             "side": _sign(lanes, rng),
@@ -204,7 +205,7 @@ def _around(offset: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
 
 def _sign(shape: tuple[int, int], rng: torch.Generator) -> Int[Tensor, "n e"]:
     """-1 or +1."""
-    return 2 * torch.randint(2, shape, generator=rng, device=rng.device) - 1
+    return 2 * randint(0, 2, shape, rng) - 1
 
 
 def _box(cell: int, half: float) -> list[tuple[float, float]]:

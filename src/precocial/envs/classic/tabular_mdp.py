@@ -10,6 +10,7 @@ from torch import Tensor
 
 from precocial.envs.base import EnvConfig, State, TensorTaskEnv, split_uniform
 from precocial.ops.tabular import psrl, value_iteration
+from precocial.seeding import rand, randn
 from precocial.types import Split, Tasks, UserError
 
 
@@ -134,7 +135,7 @@ class TabularMDP(TensorTaskEnv):
     ) -> State:  # fmt: skip
         """A draw from the row of (s, a)."""
         row = _pick(tasks["cumulated"], state["s"], action)  # (N, E, S)
-        draw = torch.rand((*action.shape, 1), generator=rng, device=action.device)
+        draw = rand((*action.shape, 1), rng)
         return {"s": (draw > row[..., :-1]).sum(-1)}
 
     def observation(self, state: State, tasks: dict[str, Tensor]) -> Float[Tensor, "n e s"]:
@@ -147,7 +148,7 @@ class TabularMDP(TensorTaskEnv):
     ) -> Float[Tensor, "n e"]:  # fmt: skip
         """The mean of (s, a) plus unit noise."""
         mean = _pick(tasks["mean_reward"], state["s"], action)
-        return mean + torch.randn(mean.shape, generator=rng, device=mean.device)
+        return mean + randn(mean.shape, rng)
 
     def optimum(self, tasks: Tasks) -> Float[Tensor, " n"]:
         """Undiscounted total over the trial's episodes for whom the MDP is known."""

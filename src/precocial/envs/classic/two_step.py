@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from precocial.envs.base import EnvConfig, State, TensorTaskEnv
+from precocial.seeding import rand
 from precocial.types import Split, Tasks, UserError
 
 
@@ -85,7 +86,7 @@ class TwoStep(TensorTaskEnv):
 
     def restart(self, state: State, tasks: dict[str, Tensor], rng: torch.Generator) -> State:
         """The first state again; now and then the good state becomes the other."""
-        draw = torch.rand(state["s"].shape, generator=rng, device=rng.device)
+        draw = rand(state["s"].shape, rng)
         good = torch.where(draw < self.cfg.reversal_chance, 3 - state["good"], state["good"])
         return {"s": torch.zeros_like(state["s"]), "good": good}
 
@@ -94,7 +95,7 @@ class TwoStep(TensorTaskEnv):
         rng: torch.Generator,
     ) -> State:  # fmt: skip
         """From the first state to a second one, where it stays."""
-        rare = torch.rand(action.shape, generator=rng, device=rng.device) >= self.cfg.common_chance
+        rare = rand(action.shape, rng) >= self.cfg.common_chance
         second = 1 + (action ^ tasks["swapped"] ^ rare)
         return {"s": torch.where(state["s"] == 0, second, state["s"]), "good": state["good"]}
 
@@ -109,7 +110,7 @@ class TwoStep(TensorTaskEnv):
         """A coin in the second state."""
         at_good, high = state["s"] == state["good"], self.cfg.reward_chance
         chance = torch.where(at_good, high, 1 - high)
-        draw = torch.rand(action.shape, generator=rng, device=rng.device)
+        draw = rand(action.shape, rng)
         return ((state["s"] > 0) & (draw < chance)).float()
 
     def task_features(self, tasks: Tasks) -> Float[Tensor, "n 2"]:

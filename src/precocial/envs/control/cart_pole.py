@@ -121,7 +121,7 @@ class CartPole(TensorTaskEnv):
 
         x, _, angle, _ = state["s"].tolist()
         length = 2 * float(tasks["half_length"])
-        picture = Picture(size, half_width=1.2)
+        picture = Picture(size, half_width=max(1.2, 1.1 * self.max_x))
         picture.line([(-self.max_x, -0.5), (self.max_x, -0.5)], "grey", 0.01)
         for end in (-self.max_x, self.max_x):
             picture.line([(end, -0.55), (end, -0.4)], "red", 0.015)

@@ -12,8 +12,15 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from precocial.envs.base import RESIDUES, EnvConfig, State, TensorTaskEnv
+from precocial.envs.base import (
+    RESIDUES,
+    EnvConfig,
+    StandardConfig,
+    State,
+    TensorTaskEnv,
+)
 from precocial.envs.grid.grid_world import Moves, board, moved, one_hot, standing, successors
+from precocial.seeding import randint
 from precocial.types import Split, Tasks, UserError
 
 MOVES: Moves = ((-1, 0), (0, 1), (1, 0), (0, -1))
@@ -53,6 +60,19 @@ class FrozenLakeConfig(EnvConfig):
             )
         if self.attempts < 1:
             raise UserError(f"--env-attempts is {self.attempts}; expected 1 or more, try 15")
+
+
+@dataclass(frozen=True)
+class FrozenLakeV1Config(StandardConfig):
+    """Options of ``FrozenLake-v1``."""
+
+    slippery: bool = True
+    """Slide to either side of the direction taken with probability 1/3 each."""
+
+
+@dataclass(frozen=True)
+class FrozenLake8x8V1Config(FrozenLakeV1Config):
+    """Options of ``FrozenLake8x8-v1``."""
 
 
 @cache
@@ -109,7 +129,7 @@ class FrozenLake(TensorTaskEnv):
     name = "frozen-lake"
     action_kind = "discrete"
     action_dim = 4
-    cfg: FrozenLakeConfig
+    cfg: FrozenLakeConfig | FrozenLakeV1Config
 
     def __init__(self, cfg: FrozenLakeConfig | None = None) -> None:
         cfg = cfg or FrozenLakeConfig()
@@ -125,6 +145,7 @@ class FrozenLake(TensorTaskEnv):
         if self.fixed is not None:
             hole = self.fixed.to(rng.device).expand(n, -1)
             return {"hole": hole, "id": torch.zeros(n, dtype=torch.long, device=rng.device)}
+        assert isinstance(self.cfg, FrozenLakeConfig)
         chance = self.cfg.hole_chance + 0.1 * (split == "shifted")
         wanted = torch.tensor(RESIDUES[split], device=rng.device)
         found = torch.zeros(0, self.obs_dim, dtype=torch.bool, device=rng.device)
@@ -149,7 +170,7 @@ class FrozenLake(TensorTaskEnv):
         table = outcomes(self.size, self.cfg.slippery, action.device)
         way = torch.zeros_like(action)
         if self.cfg.slippery:
-            way = torch.randint(3, action.shape, generator=rng, device=action.device)
+            way = randint(0, 3, action.shape, rng)
         return moved(state, table[state["cell"], action, way])
 
     def observation(self, state: State, tasks: dict[str, Tensor]) -> Float[Tensor, "n e c"]:
@@ -204,3 +225,25 @@ class FrozenLake(TensorTaskEnv):
         words = {0: "S", goal: "G"}
         agent = int(state["cell"])
         return board(self.size, size, colours | {goal: "green"}, words, agent, rows_down=True)
+
+
+class FrozenLakeV1(FrozenLake):
+    """Gymnasium's 4x4 lake: a single task, an episode of 100 steps; else as ``frozen-lake``."""
+
+    name = "FrozenLake-v1"
+    map, time_limit = "4x4", 100
+    num_tasks = 1
+
+    def __init__(self, cfg: FrozenLakeV1Config | None = None) -> None:
+        cfg = cfg or FrozenLakeV1Config()
+        self.fixed = gymnasium_map(self.map)
+        self.obs_dim = len(self.fixed)
+        self.size = round(self.obs_dim**0.5)
+        super(FrozenLake, self).__init__(cfg, cfg.horizon or self.time_limit)
+
+
+class FrozenLake8x8V1(FrozenLakeV1):
+    """Gymnasium's 8x8 lake, an episode of 200 steps."""
+
+    name = "FrozenLake8x8-v1"
+    map, time_limit = "8x8", 200

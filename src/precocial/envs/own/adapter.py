@@ -27,7 +27,6 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from numbers import Number
@@ -41,7 +40,7 @@ from gymnasium import spaces
 from jaxtyping import Float, Float32, Shaped, UInt8
 from torch import Tensor
 
-from precocial.envs.base import EnvConfig
+from precocial.envs.base import EnvConfig, GymConfig
 from precocial.envs.own.guard import Streams, guard
 from precocial.envs.own.workers import (
     Copies,
@@ -68,32 +67,6 @@ from precocial.envs.own.workers import (
 from precocial.envs.own.workers import EnvError as EnvError
 from precocial.seeding import child_seed, derive
 from precocial.types import SPLITS, EnvSpec, Split, Step, Tasks, UserError
-
-
-@dataclass(frozen=True)
-class GymConfig(EnvConfig):
-    """Options of a user's own environment."""
-
-    horizon: int = 0
-    """Time limit of an episode, in steps (H); 0 takes the environment's own, named or found by
-    playing it."""
-    workers: int = 0
-    """Processes that step the copies; 0 steps them in this one. Results are the same."""
-    step_timeout: float = 60.0
-    """Longest time a worker may spend in one reset or step of one copy, in seconds."""
-
-    def __post_init__(self) -> None:
-        """Refuse values without a meaning."""
-        super().__post_init__()
-        if self.horizon < 0:
-            raise UserError(
-                f"--env-horizon is {self.horizon}; expected steps, or 0 for the environment's own"
-            )
-        if self.workers < 0:
-            raise UserError(f"--workers is {self.workers}; expected 0 (no processes) or more")
-        if not 0 < self.step_timeout < math.inf:
-            raise UserError(f"--step-timeout is {self.step_timeout}; expected seconds above 0")
-
 
 LANES_AT_ONCE = 400
 """Copies of a user's environment that evaluation keeps at a time."""

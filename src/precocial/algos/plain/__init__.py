@@ -1,0 +1,1 @@
+"""Plain reinforcement learning: one task, or a family blind to the task."""

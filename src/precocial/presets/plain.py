@@ -1,0 +1,22 @@
+"""Presets of plain reinforcement learning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from precocial.presets.preset import Preset, Table
+
+LENDER = "ppo"
+"""Whose presets a method of this branch borrows on a family for which it has none of its own."""
+
+OWN = Preset(100, {"lanes": 8})
+"""On an environment of one's own, which is stepped in Python, copy by copy."""
+
+_POLE: dict[str, Any] = {"rollout_steps": 32, "rounds": 2, "lr": 2e-3, "epochs": 10}
+"""16 lanes x 32 steps, twice: 1 024 steps an iteration."""
+
+PRESETS: Table = {
+    ("ppo", "CartPole-v1"): {
+        "default": Preset(40, _POLE, run={"eval_every": 1, "eval_tasks": 2}),
+    },
+}
