@@ -74,13 +74,14 @@ def require_stackable(p: Plan) -> None:
 
 
 def require_alike(plans: Sequence[Plan]) -> None:
-    """Refuse to stack what are not seeds of one setting.
+    """Refuse to stack what are not seeds of one setting; they may end at different times.
 
     Raises:
         UserError: two differ in something else.
     """
+    own = ("seed", "iterations", "env_steps", "stop_at")
     for p in plans[1:]:
-        same = with_overrides(p, {"seed": plans[0].run.seed})
+        same = with_overrides(p, {k: getattr(plans[0].run, k) for k in own})
         for field in dataclasses.fields(Plan):
             if getattr(same, field.name) != getattr(plans[0], field.name):
                 raise UserError(
