@@ -25,6 +25,7 @@ from precocial.flags import flat, parse
 
 COMMANDS = {
     "train": "train an algorithm on a family of tasks: precocial train maml --env point-nav",
+    "transfer": "start from a source, beside scratch: precocial transfer RUN --env CartPole-v1",
     "eval": "the adaptation curve on unseen tasks: precocial eval runs/maml-point-nav-0",
     "report": "one HTML page from run folders: precocial report runs/* --out report.html",
     "watch": "an animation of a run adapting to one task: precocial watch RUN --out film.gif",
@@ -122,8 +123,8 @@ def dispatch(args: list[str]) -> int:
         say(precocial.__version__)
         return 0
     handlers = {
-        "train": train, "eval": evaluate, "report": report, "watch": watch, "list": list_all,
-        "check-env": check_env, "job": job,
+        "train": train, "transfer": transfer, "eval": evaluate, "report": report, "watch": watch,
+        "list": list_all, "check-env": check_env, "job": job,
     }  # fmt: skip
     if args[0] not in handlers:
         close = get_close_matches(args[0], list(COMMANDS), n=2, cutoff=0.4)
@@ -300,6 +301,153 @@ def job(args: list[str]) -> int:
     threading.Thread(target=follow, daemon=True).start()
     run(flags.run, flags.iterations, quiet=True)
     return 0
+
+
+@dataclass(frozen=True)
+class TransferPlace:
+    """Where a source goes, and what it is measured by."""
+
+    env: str = "CartPole-v1"
+    """Where to train: registered family, Gymnasium id, or module:Class."""
+    algo: str = ""
+    """By what; the algorithm that trained the source by default."""
+    preset: str = "default"
+    """Named settings of the algorithm and the family; explicit flags override them."""
+    out: Path | None = None
+    """Folder of OUT/transfer/seed-S and OUT/scratch/seed-S; default runs/transfer-ALGO-ENV."""
+    seeds: int = 1
+    """Runs on each side, --seed, --seed + 1, ...; of several sources each has one in turn."""
+    scratch: bool = True
+    """Also train the same without a source, the control."""
+    threshold: float | None = None
+    """Return whose time to be reached is measured; Gymnasium's own for its ids."""
+    jobs: int = 1
+    """How many runs to train at once, where they cannot be stacked."""
+    dry_run: bool = False
+    """Print what becomes of every layer, and stop."""
+
+
+def transfer(args: list[str]) -> int:
+    """``precocial transfer``."""
+    from precocial.algos.transfer.config import TransferConfig
+    from precocial.runs.plan import plan, with_overrides
+    from precocial.transferring.run import judge, own_algo, prepare, start
+    from precocial.transferring.source import read_sources
+
+    if not args or args[0].startswith("-"):
+        usage = "usage: precocial transfer SOURCE --env ENV [flags]; SOURCE is a run folder, a "
+        usage += ".safetensors file or module:callable"
+        if {"-h", "--help"} & set(args):
+            print(f"{usage}\nprecocial transfer SOURCE --env ENV --help shows every flag")
+            return 0
+        raise UserError(f"no source given; {usage}")
+    rest, which = args[1:], _value_of(args, "--checkpoint", TransferConfig.checkpoint)
+    if which not in ("best", "last"):
+        raise UserError(f"--checkpoint is {which!r}; expected best or last")
+    sources = read_sources(args[0], "best" if which == "best" else "last")
+    place = TransferPlace(
+        env=_value_of(rest, "--env", TransferPlace.env),
+        preset=_value_of(rest, "--preset", TransferPlace.preset),
+        algo=_value_of(rest, "--algo", "") or own_algo(sources[0]),
+    )
+    base = plan(place.algo, place.env, place.preset)
+    parts = [place, TransferConfig(), base.run, base.algo_config]
+    cls = flat(
+        "Transfer", f"Start {place.algo} on {place.env} from {args[0]}.",
+        [("", part) for part in parts] + [("env_", base.env_config)],
+    )  # fmt: skip
+    flags = vars(parse(cls, _aliases(rest), "precocial transfer SOURCE"))
+    given = [a.split("=")[0][2:].replace("-", "_") for a in rest if a.startswith("--")]
+    if "iterations" not in given and flags["env_steps"]:
+        flags.pop("iterations")
+    where = {k: flags.pop(k) for k in TransferPlace.__dataclass_fields__}
+    ways = TransferConfig(**{k: flags.pop(k) for k in TransferConfig.__dataclass_fields__})
+    for name in ("seeds", "jobs"):
+        if where[name] < 1:
+            raise UserError(f"--{name} is {where[name]}; expected 1 or more")
+    named = [name.removeprefix("no_") for name in given]
+    ready = prepare(sources, with_overrides(base, flags), ways, where["seeds"], given=named)
+    console = Console(stderr=not where["dry_run"], file=_results if where["dry_run"] else None)
+    console.print(_surgery(ready.rows, f"{args[0]} -> {place.algo} on {place.env}"))
+    for note in ready.notes:
+        console.print(note, markup=False, highlight=False)
+    if where["dry_run"]:
+        return 0
+    name = f"transfer-{place.algo}-{base.folder.name.removeprefix(f'{place.algo}-')}"
+    out = where["out"] or Path("runs") / name.rpartition("-")[0]
+    try:
+        failures = start(ready, out, scratch=where["scratch"], jobs=where["jobs"])
+    except KeyboardInterrupt:
+        print("saved; go on with the same command", file=sys.stderr)
+        raise
+    if failures:
+        causes = "; ".join(f"{folder}: {error}" for folder, error in failures.items())
+        raise UserError(f"{len(failures)} runs failed: {causes}; go on with the same command")
+    threshold = where["threshold"]
+    _print_transfer(judge(out, _gym_threshold(place.env) if threshold is None else threshold))
+    say(out)
+    return 0
+
+
+def _gym_threshold(env: str) -> float | None:
+    """The return from which Gymnasium calls its environment solved; None where it does not say."""
+    import gymnasium
+
+    found = gymnasium.registry.get(env)
+    return None if found is None else found.reward_threshold
+
+
+def _surgery(rows: list[Any], title: str) -> Table:
+    """What becomes of every layer."""
+    table = Table(title=title)
+    for name in ("layer", "what", "source", "target", "how"):
+        table.add_column(name)
+    for row in rows:
+        fate = row.fate + (", frozen" if row.frozen else "")
+        table.add_row(row.layer, fate, row.source, row.target, row.note)
+    return table
+
+
+def _print_transfer(result: dict[str, Any]) -> None:
+    """The measures as a table."""
+    table = Table(title=f"{result['algorithm']} on {result['env']}, {result['seeds']} seeds")
+    sides = [side for side in ("transfer", "scratch") if side in result]
+    for name in ("", *sides, "difference"):
+        table.add_column(name, justify="left" if not name else "right")
+
+    def figure(x: dict[str, Any]) -> str:
+        between = "" if x["ci95"] is None else " [{:.4g}, {:.4g}]".format(*x["ci95"])
+        return f"{x['mean']:.4g}{between}"
+
+    rows = [
+        ("before training", "start", "jump_start"),
+        ("mean over the budget", "area", "area_gain"),
+        ("at the end", "asymptote", "asymptote_gain"),
+        ("worst evaluation", "worst", ""),
+    ]
+    if result["threshold"] is not None:
+        rows += [
+            (f"steps to {result['threshold']:g}", "time", "time_saved"),
+            ("the same with the source's", "time_with_source", ""),
+        ]
+    for words, key, difference in rows:
+        found = figure(result[difference]) if difference in result else ""
+        table.add_row(words, *(figure(result[side][key]) for side in sides), found)
+    console = Console(file=_results)
+    console.print(table)
+    if result["threshold"] is not None:
+        late = ", ".join(f"{side} {result[side]['censored']}" for side in sides)
+        console.print(f"never reached within {result['budget']:g} steps, of all seeds: {late}")
+        if "at_most_half_the_time" in result:
+            few = f"{result['at_most_half_the_time']} of {result['seeds']}"
+            console.print(f"in at most half of scratch's time, seed by seed: {few}")
+    if result.get("transfer_ratio") is not None:
+        console.print(f"transfer ratio: {result['transfer_ratio']:+.2f} of scratch's area")
+    if result["forgetting"]:
+        lost = result["forgetting"]
+        console.print(
+            f"on the source's own task: {lost['source']:.4g} before, {lost['after']:.4g} after"
+        )
 
 
 def _is_algo(word: str) -> bool:

@@ -107,6 +107,8 @@ class Stacked:
                 for loop in active:
                     run = loop.plan.run
                     self.board.begin(self.name(loop), run.iterations, run.env_steps)
+                for loop, its in self.validate([one for one in active if one.begins]).items():
+                    self.trackers[loop].log(-1, 0, its)
                 while True:
                     for loop in [one for one in active if one.done]:
                         loop.finish()

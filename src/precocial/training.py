@@ -15,10 +15,12 @@ import torch
 import yaml
 
 from precocial import threads
+from precocial.algos.transfer.begin import begin
 from precocial.envs.own.source import warn_if_changed
 from precocial.evaluation.curve import Curve, adaptation_curve
 from precocial.runs import checkpoint
 from precocial.runs.folder import (
+    SOURCE,
     build_algorithm,
     build_env,
     claimed,
@@ -104,6 +106,8 @@ class Loop:
             self.env, self.valid_env = envs
             warn_if_changed(p.env, p.source)
             self.algorithm = build_algorithm(p, self.env)
+            if p.transfer is not None:
+                begin(self.algorithm, p.transfer, checkpoint.load(folder / SOURCE))
             self.parts: Parts | None = None
             if isinstance(self.algorithm, Remembering):
                 self.parts = Parts(folder / "checkpoint" / "parts", self.algorithm.replay)
@@ -126,6 +130,8 @@ class Loop:
         progress = Progress(run.iterations, self.iteration, run.env_steps, quiet=self.quiet)
         try:
             with progress.on_screen(), self.resumable(), threads.shared():
+                if self.begins:
+                    tracker.log(-1, 0, self.validate())
                 while not self.done:
                     metrics = self.iterate()
                     self.iteration += 1
@@ -188,6 +194,11 @@ class Loop:
             or bool(run.env_steps and self.env_steps >= run.env_steps)
             or self.reached_in_a_row >= TWICE
         )
+
+    @property
+    def begins(self) -> bool:
+        """Whether an evaluation is due before the first iteration."""
+        return self.plan.run.eval_first and self.iteration == 0
 
     @property
     def validates(self) -> bool:
@@ -287,7 +298,7 @@ class Loop:
             self.save("best")
             self.best = final
         stop_at = self.plan.run.stop_at
-        if stop_at is not None:
+        if stop_at is not None and self.iteration:
             self.reached_in_a_row = self.reached_in_a_row + 1 if final >= stop_at else 0
         metrics["time/valid_s"] = time.perf_counter() - started
         return metrics

@@ -131,6 +131,8 @@ class EnvSpec(NamedTuple):
     changes them, so a model does not predict them and a planner holds them."""
     action_scale: float = 1.0
     """The policy's output that spans the action bounds."""
+    obs_names: tuple[tuple[str, tuple[int, int]], ...] = ()
+    """First and last + 1 column of each named part of the observation, where parts have names."""
     split_sizes: tuple[tuple[Split, int], ...] = ()
     """Number of distinct tasks of each split that has only so many of its own."""
 
@@ -319,6 +321,24 @@ class Stackable(Protocol):
         members: Sequence[Any], num_tasks: int, lanes: int, rng: torch.Generator
     ) -> Learner:
         """A learner on ``num_tasks`` tasks of each, frozen copies as always."""
+        ...
+
+
+@runtime_checkable
+class Transferable(Protocol):
+    """An algorithm that can begin from networks that were trained elsewhere, or be such a source.
+
+    Networks have the field's names, which say what they can start: ``actor`` (a policy), ``critic``
+    (a state's value), ``q`` (an action's), ``dynamics``, ``memory``; ``normaliser`` has the mean,
+    variance and count of observations.
+    """
+
+    def networks(self) -> dict[str, Params]:
+        """By name, as they stand."""
+        ...
+
+    def begin_with(self, networks: dict[str, Params]) -> None:
+        """Take copies; optimisers and counters stay as they are at the start."""
         ...
 
 

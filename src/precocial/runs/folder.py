@@ -31,8 +31,17 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
-def create_folder(p: Plan, folder: Path, *, overwrite: bool) -> None:
-    """Make the run folder with its ``config.yaml`` in one step, so that it is always resumable."""
+SOURCE = "source.safetensors"
+"""What a run began from, in its folder."""
+
+
+def create_folder(
+    p: Plan, folder: Path, *, overwrite: bool, source: dict[str, Any] | None = None
+) -> None:
+    """Make the run folder with its ``config.yaml`` in one step, so that it is always resumable.
+
+    With ``source``, what the run is to begin from lies in it from the start, too.
+    """
     if folder.exists():
         if not overwrite:
             raise UserError(
@@ -47,6 +56,8 @@ def create_folder(p: Plan, folder: Path, *, overwrite: bool) -> None:
         with claimed(folder):
             partial.mkdir()
             write_config(partial, to_document(p))
+            if source is not None:
+                checkpoint.save(partial / SOURCE, source)
             if folder.exists():
                 shutil.rmtree(folder)
             partial.rename(folder)

@@ -15,6 +15,7 @@ import torch
 
 import precocial
 from precocial.algos import ALGOS
+from precocial.algos.transfer.config import TransferConfig
 from precocial.checks import at_least
 from precocial.envs import env_config
 from precocial.presets import find, settings
@@ -39,6 +40,8 @@ class RunConfig:
     """Device of networks and tensor environments: cpu, cuda, cuda:1, ..."""
     eval_every: int = 10
     """Iterations between evaluations on valid tasks; 0: never."""
+    eval_first: bool = False
+    """Evaluate before the first iteration, too; that return can be the best."""
     stop_at: float | None = None
     """End when the mean return on valid tasks was this or more in two evaluations in a row."""
     eval_tasks: int = 20
@@ -69,6 +72,8 @@ class Plan:
     run: RunConfig
     algo_config: Any
     env_config: Any
+    transfer: TransferConfig | None = None
+    """How it begins from a source, which lies in the run folder."""
     source: dict[str, str] | None = dataclasses.field(default=None, compare=False)
     """Of an environment of one's own: its source file as it was when the run was made."""
 
@@ -145,6 +150,7 @@ def to_document(p: Plan) -> dict[str, Any]:
         "run": _plain(p.run),
         "algo_config": {"type": type(p.algo_config).__name__} | _plain(p.algo_config),
         "env_config": _plain(p.env_config),
+        "transfer": None if p.transfer is None else _plain(p.transfer),
         "source": p.source,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
     }
@@ -171,7 +177,9 @@ def from_document(document: dict[str, Any]) -> Plan:
         return Plan(
             base.algo, base.env, base.preset, RunConfig(**document["run"]),
             type(base.algo_config)(**_tuples(fields)),
-            type(base.env_config)(**_tuples(family)), document.get("source"),
+            type(base.env_config)(**_tuples(family)),
+            TransferConfig(**_tuples(document["transfer"])) if document.get("transfer") else None,
+            document.get("source"),
         )  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(

@@ -367,6 +367,19 @@ class PolicyMethod:
             spec, cfg.hidden, cfg.activation, cfg.init_std, cfg.normalize_obs, rng
         ).to(device)
 
+    def networks(self) -> dict[str, Params]:
+        """See ``Transferable``: the initial parameters."""
+        moments = {k: getattr(self.policy, f"obs_{k}") for k in ("mean", "var", "count")}
+        return {"actor": detach(self.policy.theta), "normaliser": moments}
+
+    @torch.no_grad()
+    def begin_with(self, networks: dict[str, Params]) -> None:
+        """See ``Transferable``."""
+        for name, p in self.policy.theta.items():
+            p.copy_(networks["actor"][name])
+        for name, value in networks["normaliser"].items():
+            getattr(self.policy, f"obs_{name}").copy_(value)
+
     def state_dict(self) -> dict[str, Any]:
         """Parameters and statistics."""
         return {"policy": self.policy.state_dict()}

@@ -24,7 +24,16 @@ from precocial.ops.distributions import Dist, entropy, log_prob, mode, sample
 from precocial.ops.losses import masked_mean, ppo_clip_terms
 from precocial.ops.returns import episode_returns, gae, last_valid
 from precocial.rollout import collect, lanes_diverged
-from precocial.types import EnvSpec, Metrics, Rollout, Step, TaskEnv, Tasks, UserError
+from precocial.types import (
+    EnvSpec,
+    Metrics,
+    Params,
+    Rollout,
+    Step,
+    TaskEnv,
+    Tasks,
+    UserError,
+)
 
 DEFAULT_EPISODES = 2
 """Episodes of a trial for a family that names no number of its own."""
@@ -409,6 +418,14 @@ class TrialMethod:
     def test_lrs(self, num_updates: int) -> list[float]:
         """Nothing is updated."""
         return []
+
+    def networks(self) -> dict[str, Params]:
+        """See ``Transferable``: memory, policy and value."""
+        return {"memory": self.policy.state_dict()}
+
+    def begin_with(self, networks: dict[str, Params]) -> None:
+        """See ``Transferable``."""
+        self.policy.load_state_dict(networks["memory"])
 
     def state_dict(self) -> dict[str, Any]:
         """Parameters, value units and optimiser moments."""

@@ -44,7 +44,7 @@ from precocial.ops.adam import Adam
 from precocial.ops.elbo import chain_kl, log_likelihood
 from precocial.ops.losses import masked_mean
 from precocial.ops.sums import total
-from precocial.types import EnvSpec, Metrics, Rollout, Step, TaskEnv, Tasks, UserError
+from precocial.types import EnvSpec, Metrics, Params, Rollout, Step, TaskEnv, Tasks, UserError
 
 
 @dataclass(frozen=True)
@@ -326,6 +326,15 @@ class VariBAD(TrialMethod):
         """A learner on N x E lanes."""
         context = Inferred(vae, self.spec)
         return TrialLearner(policy, context, (num_tasks, lanes), rng, record=training)
+
+    def networks(self) -> dict[str, Params]:
+        """See ``Transferable``."""
+        return super().networks() | {"inference": self.vae.state_dict()}
+
+    def begin_with(self, networks: dict[str, Params]) -> None:
+        """See ``Transferable``."""
+        super().begin_with(networks)
+        self.vae.load_state_dict(networks["inference"])
 
     def state_dict(self) -> dict[str, Any]:
         """Policy, encoder, decoders and both optimisers."""

@@ -27,7 +27,7 @@ from precocial.ops.returns import first_episode_return
 from precocial.ops.sums import mean
 from precocial.replay import Replay, Transitions
 from precocial.rollout import collect
-from precocial.types import EnvSpec, Metrics, Rollout, TaskEnv, Tasks, UserError
+from precocial.types import EnvSpec, Metrics, Params, Rollout, TaskEnv, Tasks, UserError
 
 
 @dataclass(frozen=True)
@@ -185,6 +185,14 @@ class ModelBased:
         state_dim = self.spec.obs_dim - self.spec.command_dim
         fresh, adapting = (self.adapter(num * lanes) for _ in range(2))
         return model_errors(fresh, adapting, rollout, spec, state_dim)
+
+    def networks(self) -> dict[str, Params]:
+        """See ``Transferable``: the model, with its units."""
+        return {"dynamics": self.model.state_dict()}
+
+    def begin_with(self, networks: dict[str, Params]) -> None:
+        """See ``Transferable``."""
+        self.model.load_state_dict(networks["dynamics"])
 
     def test_lrs(self, num_updates: int) -> list[float]:
         """Nothing is updated between episodes."""

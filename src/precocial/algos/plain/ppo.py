@@ -34,10 +34,11 @@ from precocial.algos.plain.shared import (
     PlainMethod,
     draws,
 )
+from precocial.algos.transfer.guide import Guides
 from precocial.checks import at_least, in_range, positive
 from precocial.nets.mlp import ACTIVATIONS, action_dist, orthogonal_layers, perceptron
 from precocial.nets.stack import Moments, Nets, Stack, clip_norms
-from precocial.ops.distributions import Dist, entropy, log_prob
+from precocial.ops.distributions import Dist, entropy, kl, log_prob
 from precocial.ops.losses import ppo_clip_loss
 from precocial.ops.returns import gae, normalise
 from precocial.ops.sums import mean_of_each
@@ -115,6 +116,7 @@ class PPO(PlainMethod):
         stack = Stack([m.nets for m in members])
         moments = Moments([m.moments for m in members], eps=1e-5)
         normalisers, lanes = Normalisers(members), Lanes(members, env, tasks, rng)
+        guides = Guides([m.guide for m in members], [m.env_steps for m in members])
         lr = cfg.lr * (1 - torch.tensor(progress).to(stack.flat).unsqueeze(1) * cfg.anneal)
         steps, parts = cfg.rollout_steps or env.spec.horizon, 0
         totals: dict[str, Tensor] = {}
@@ -125,11 +127,14 @@ class PPO(PlainMethod):
             for part in minibatches(batch, cfg, rng):
                 threads.adjust()
                 losses = ppo_losses(stack, part, cfg)
-                gradient = stack.gradient(losses.pop("loss/total"))
+                if guides.pull is not None:
+                    losses["loss/teacher"] = kickstart(stack, part, guides, cfg)
+                    losses["loss/total"] = losses["loss/total"] + losses["loss/teacher"]
+                gradient = guides.gradient(stack.gradient(losses.pop("loss/total")), stack.flat)
                 moments.step(stack.flat, clip_norms(gradient, cfg.max_grad_norm), lr)
                 totals = {k: totals.get(k, 0.0) + v.detach() for k, v in losses.items()}
                 parts += 1
-            normalisers.learn(lanes.stacked(rollout.obs))
+            normalisers.learn(lanes.stacked(rollout.obs), guides.learning_statistics())
         lanes.close()
         rows = zip(members, stack.rows(), moments.rows(), normalisers.rows(), strict=True)
         for m, nets, its_moments, normaliser in rows:
@@ -158,6 +163,16 @@ def score(
     dist: Dist = {k: v for k, v in rollout.extra.items() if not k.startswith("info/")}
     old = log_prob(dist, rollout.action)
     return Batch(obs, *map(lanes.stacked, (rollout.action, old, advantage, advantage + value)))
+
+
+def kickstart(stack: Stack, batch: Batch, guides: Guides, cfg: PPOConfig) -> Float[Tensor, " s"]:
+    """KL(teacher || policy), weighted (Schmitt et al. 2018, https://arxiv.org/abs/1803.03835)."""
+    assert guides.pull is not None
+    activation = ACTIVATIONS[cfg.activation]
+    with torch.no_grad():
+        teacher = action_dist(guides.teachers, batch.obs, activation)
+    policy = action_dist(stack.nets["actor"], batch.obs, activation)
+    return guides.pull * mean_of_each(kl(teacher, policy))
 
 
 def values(stack: Stack, obs: Float[Tensor, "s b o"], cfg: PPOConfig) -> Float[Tensor, "s b"]:

@@ -20,13 +20,14 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from precocial.algos.transfer.guide import Guide
 from precocial.checks import at_least, in_range, positive, widths
 from precocial.nets.mlp import ACTIVATIONS, Activation, action_dist
 from precocial.nets.stack import Moments, Nets
 from precocial.ops.distributions import mode, sample
 from precocial.ops.moments import merge_moments
 from precocial.ops.returns import episode_index
-from precocial.rollout import collect, lanes_diverged
+from precocial.rollout import collect
 from precocial.seeding import each_of, only_where
 from precocial.types import (
     Continuing,
@@ -99,6 +100,10 @@ class PlainMethod:
         """Where the lanes stand, each ``(N, E, ...)``; nothing where they are to begin."""
         self.recent = torch.zeros(0)
         """Returns of the last episodes."""
+        self.env_steps = 0
+        """Of this run."""
+        self.guide: Guide | None = None
+        """What holds it to the source that it began from."""
 
     def initial_nets(self, rng: torch.Generator) -> Nets:
         """Untrained networks by name."""
@@ -128,6 +133,17 @@ class PlainMethod:
         """A frozen copy, which learns nothing more."""
         return self.learner_together([self], num_tasks, lanes, rng)
 
+    def networks(self) -> dict[str, Params]:
+        """See ``Transferable``."""
+        return self.nets | {"normaliser": self.normaliser}
+
+    def begin_with(self, networks: dict[str, Params]) -> None:
+        """See ``Transferable``."""
+        device = self.normaliser["mean"].device
+        nets = {n: {k: p.to(device) for k, p in part.items()} for n, part in networks.items()}
+        self.normaliser = nets.pop("normaliser")
+        self.nets = nets
+
     def test_lrs(self, num_updates: int) -> list[float]:
         """Nothing is updated."""
         return []
@@ -136,7 +152,7 @@ class PlainMethod:
         """Networks, moments, normaliser, lanes."""
         return {
             "nets": self.nets, "moments": self.moments, "normaliser": self.normaliser,
-            "standing": self.standing, "recent": self.recent,
+            "standing": self.standing, "recent": self.recent, "env_steps": self.env_steps,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -174,10 +190,10 @@ class Normalisers:
         centred = obs - self.mean.view(shape)
         return (centred * (self.var.view(shape) + 1e-8).rsqrt()).clamp(-10, 10)
 
-    def learn(self, obs: Float[Tensor, "s b o"]) -> None:
-        """Merge a batch of each member's."""
-        if self.on:
-            for i, batch in enumerate(obs):
+    def learn(self, obs: Float[Tensor, "s b o"], whose: Sequence[bool]) -> None:
+        """Merge a batch of each member's, of those that go on to learn."""
+        for i, batch in enumerate(obs):
+            if self.on and whose[i]:
                 merged = merge_moments(self.mean[i], self.var[i], self.count[i], batch)
                 self.mean[i], self.var[i], self.count[i] = merged
 
@@ -243,7 +259,7 @@ class Lanes:
         self.members, self.env, self.tasks, self.rng = members, env, tasks, rng
         self.num = members[0].cfg.lanes
         self.goes_on = env.spec.num_tasks == 1 and isinstance(env, Continuing)
-        self.diverged: list[Metrics] = []
+        self.steps_before = env.steps_taken
         standing = [m.standing if self.goes_on else {} for m in members]
         share = tasks.num // len(members)
         begins = torch.tensor([not s for s in standing]).repeat_interleave(share)
@@ -281,7 +297,6 @@ class Lanes:
         done = torch.arange(steps + 1, device=sums.device) < count
         for m, totals, whole in zip(self.members, *map(self.split, (sums, done)), strict=True):
             m.recent = torch.cat([m.recent.to(totals), totals[whole]])[-RECENT:]
-        self.diverged.append(lanes_diverged([rollout]))
         return rollout
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -293,7 +308,9 @@ class Lanes:
         return x.reshape(len(self.members), -1, *x.shape[3:])
 
     def close(self) -> None:
-        """Hand every member its own, where lanes go on."""
+        """Hand every member its own, where lanes go on; count its steps."""
+        for m in self.members:
+            m.env_steps += (self.env.steps_taken - self.steps_before) // len(self.members)
         if self.goes_on:
             left = self._leave() | {"return": self.returns}
             for i, m in enumerate(self.members):

@@ -362,6 +362,15 @@ def _contents(value: Any) -> list[Any]:
     return [list(part) if isinstance(part, Iterator) else part for part in parts]
 
 
+def parts(space: spaces.Space) -> tuple[tuple[str, tuple[int, int]], ...]:
+    """First and last + 1 column of each part of a Dict space, as it is flattened."""
+    named, end = [], 0
+    for name, part in space.spaces.items() if isinstance(space, spaces.Dict) else ():
+        start, end = end, end + spaces.flatdim(part)
+        named.append((name, (start, end)))
+    return tuple(named)
+
+
 def numbers(task: Any) -> list[float] | None:
     """A task that is a number, an array or a nest of them, flattened; None for any other."""
     if isinstance(task, Number | np.number | np.bool_):
@@ -496,6 +505,7 @@ class GymTaskEnv:
             threaded=self.cfg.workers > 0,
             reward_fn=self._seen("reward_fn", torch.float32),
             command_dim=self._commands(),
+            obs_names=parts(self.observation_space),
             terminal_fn=self._seen("terminal_fn", torch.bool),
         )
 

@@ -1,0 +1,1 @@
+"""Beginning from what was learned elsewhere."""

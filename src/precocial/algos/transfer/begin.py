@@ -1,0 +1,142 @@
+"""From the file of a source to an algorithm that begins from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from precocial.algos.transfer.config import TransferConfig
+from precocial.algos.transfer.guide import Guide
+from precocial.algos.transfer.surgery import Columns, Operation, Row, operate
+from precocial.types import EnvSpec, Transferable, UserError
+
+GUIDED = ("freeze", "features_from", "unfreeze_at", "critic_warmup", "l2_source", "kickstart")
+"""Ways that go on while the run is trained."""
+
+
+def begin(algorithm: Any, cfg: TransferConfig, source: dict[str, Any]) -> list[Row]:
+    """Put a source's networks into a fresh algorithm; the plan of what became of each layer.
+
+    Args:
+        algorithm: Untrained.
+        cfg: The ways.
+        source: ``nets`` by name, ``obs_dim``, ``action_kind``, ``action_dim``, ``activation``.
+
+    Raises:
+        UserError: the source cannot start this algorithm, or not in these ways.
+    """
+    spec: EnvSpec = algorithm.spec
+    settings = algorithm.cfg
+    if not isinstance(algorithm, Transferable):
+        raise UserError("this algorithm cannot begin from a source")
+    fresh = {
+        name: {k: p.detach().cpu().clone() for k, p in params.items()}
+        for name, params in algorithm.networks().items()
+    }
+    require_same_actions(source, spec, fresh, cfg)
+    columns = columns_of(cfg, source["obs_dim"], spec.obs_dim, source.get("names"), spec)
+    own = getattr(settings, "activation", "tanh")
+    theirs = source.get("activation") or own
+    if own != theirs and "actor" in fresh:
+        raise UserError(
+            f"the source's activation is {theirs}, --activation is {own}: layers would compute "
+            f"something else; use --activation {theirs}"
+        )
+    kinds: dict[str, Any] = {"relu": own == "relu", "box": spec.action_kind == "box"}
+    operation = operate(source["nets"], fresh, cfg, columns, **kinds)
+    algorithm.begin_with(operation.nets)
+    guide(algorithm, cfg, source, fresh, columns, operation, kinds)
+    return operation.plan
+
+
+def guide(
+    algorithm: Any, cfg: TransferConfig, source: dict[str, Any], fresh: Any, columns: Columns,
+    operation: Operation, kinds: dict[str, Any],
+) -> None:  # fmt: skip
+    """Give the algorithm what holds it to its source, if it can be held."""
+    if not hasattr(algorithm, "guide"):
+        default = TransferConfig()
+        for name in GUIDED:
+            if getattr(cfg, name) and getattr(cfg, name) != getattr(default, name):
+                raise UserError(
+                    f"--{name.replace('_', '-')}: only plain methods (ppo, ...) can be held to a "
+                    "source while they are trained; leave it out"
+                )
+        return
+    teacher = None
+    if cfg.kickstart and "actor" in source["nets"]:
+        # The source as it is: no new head, no temperature, in the target's shape.
+        whole = dataclasses.replace(
+            cfg, reinit=(), layers=(), features_from=None, freeze=(), unfreeze_at=0,
+            head_temperature=1.0, log_std=None,
+        )  # fmt: skip
+        teacher = operate(source["nets"], fresh, whole, columns, **kinds).nets["actor"]
+    algorithm.guide = Guide(cfg, operation, teacher)
+
+
+def require_same_actions(
+    source: dict[str, Any], spec: EnvSpec, fresh: dict[str, Any], cfg: TransferConfig
+) -> None:
+    """Refuse a head, or a teacher, of another kind of actions."""
+    theirs = source.get("action_kind") or spec.action_kind
+    if theirs != spec.action_kind:
+        heads = [
+            f"{net}.{sum(k.startswith('weight_') for k in params) - 1}"
+            for net, params in fresh.items()
+            if net in source["nets"] and net != "critic" and "weight_0" in params
+        ]
+        if cfg.kickstart:
+            raise UserError(
+                f"--kickstart: the source has {theirs} actions, {spec.name} {spec.action_kind} "
+                "ones, so it cannot teach; leave it out"
+            )
+        missing = [head for head in heads if head not in cfg.reinit]
+        if missing and cfg.features_from is None and not cfg.layers:
+            raise UserError(
+                f"{missing[0]}: the source has {theirs} actions, {spec.name} {spec.action_kind} "
+                f"ones, so its last layer means nothing there; use --reinit {missing[0]}"
+            )
+    elif cfg.kickstart and source.get("action_dim") not in (None, spec.action_dim):
+        raise UserError(
+            f"--kickstart: the source has {source['action_dim']} actions, {spec.name} "
+            f"{spec.action_dim}, so it cannot teach; leave it out"
+        )
+
+
+def columns_of(
+    cfg: TransferConfig, old: int, new: int, names: dict[str, Any] | None, spec: EnvSpec
+) -> Columns:
+    """Of every column of the target's observation, the source's.
+
+    Raises:
+        UserError: ``--map-obs`` names what is not there.
+    """
+    if not cfg.map_obs:
+        return [k if k < old else None for k in range(new)]
+    columns: list[int | None] = [None] * new
+    for pair in cfg.map_obs:
+        left, _, right = pair.partition("=")
+        ours = _places(left, dict(spec.obs_names), new, f"--map-obs {pair}, the target")
+        theirs = _places(right, names or {}, old, f"--map-obs {pair}, the source")
+        if len(ours) != len(theirs):
+            raise UserError(
+                f"--map-obs {pair}: {len(ours)} columns in the target, {len(theirs)} in the "
+                "source; expected as many"
+            )
+        for ours_, theirs_ in zip(ours, theirs, strict=True):
+            columns[ours_] = theirs_
+    return columns
+
+
+def _places(word: str, names: dict[str, Any], size: int, what: str) -> list[int]:
+    """Columns of a name, of a number, or of a range as in 2-5."""
+    if word in names:
+        start, end = names[word]
+        return list(range(int(start), int(end)))
+    first, _, last = word.partition("-")
+    if first.isdigit() and (not last or last.isdigit()):
+        places = list(range(int(first), int(last or first) + 1))
+        if places and places[-1] < size:
+            return places
+    known = f", or {', '.join(names)}" if names else ""
+    raise UserError(f"{what}: there is no {word!r}; expected columns 0 to {size - 1}{known}")

@@ -1,0 +1,294 @@
+"""``precocial transfer``: runs that begin from a source, the same from scratch, and the measures.
+
+Initialising is not resuming. Networks and the normaliser carry over; optimisers, schedules and
+counters begin anew. Each run keeps the source in its folder, so it goes on when the source is gone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from precocial.algos.transfer.begin import begin
+from precocial.algos.transfer.config import TransferConfig
+from precocial.algos.transfer.surgery import Row
+from precocial.evaluation.curve import adaptation_curve
+from precocial.runs import checkpoint
+from precocial.runs.folder import (
+    SOURCE,
+    build_algorithm,
+    build_env,
+    create_folder,
+    load_algorithm,
+    read_plan,
+    require_fit,
+)
+from precocial.runs.jobs import run_all
+from precocial.runs.plan import Plan, plan, with_overrides
+from precocial.runs.rows import read_rows
+from precocial.seeding import derive, generator
+from precocial.stacking import require_stackable, run_stacked
+from precocial.training import run
+from precocial.transferring.measure import curve_of, measure
+from precocial.transferring.source import Source, read_sources
+from precocial.types import TaskEnv, UserError
+
+KICKSTART = {"ppo": 1.0}
+"""Weight of the teacher where nothing was said: of what was tried on poles of other lengths, the
+only way that was good on all (docs/algorithms/transfer.md)."""
+
+Tell = Callable[[str], None]
+
+
+class Prepared(NamedTuple):
+    """What is about to be run."""
+
+    plans: list[tuple[Plan, Source]]
+    """Of each seed, with the source that it begins from."""
+    rows: list[Row]
+    """What becomes of each layer."""
+    notes: list[str]
+
+
+def like_source(p: Plan, source: Source, given: Sequence[str]) -> Plan:
+    """The plan with the source's sizes, activation and normalising, but for what was ``given``."""
+    known = p.algo_config.__dataclass_fields__
+    found: dict[str, Any] = {}
+    net = next((layers for layers in source["nets"].values() if "weight_0" in layers), None)
+    if net is not None:
+        depth = sum(k.startswith("weight_") for k in net)
+        found["hidden"] = tuple(net[f"weight_{i}"].shape[1] for i in range(depth - 1))
+    if source.get("activation"):
+        found["activation"] = source["activation"]
+    if "normaliser" in source["nets"]:
+        found["normalize_obs"] = bool(float(source["nets"]["normaliser"]["count"]) > 0)
+    found = {k: v for k, v in found.items() if k in known and k not in given}
+    return with_overrides(p, found)
+
+
+def prepare(
+    sources: Sequence[Source], base: Plan, cfg: TransferConfig, seeds: int, *, given: Sequence[str]
+) -> Prepared:
+    """Plans of the runs, the plan of the surgery, and what is to be said of them.
+
+    Raises:
+        UserError: the source does not fit, in one line; nothing was written.
+    """
+    base = require_fit(with_overrides(like_source(base, sources[0], given), {"eval_first": True}))
+    notes = []
+    with closing(build_env(base)) as env:
+        wanted = KICKSTART.get(base.algo, 0.0) if cfg.kickstart is None else cfg.kickstart
+        if cfg.kickstart is None and wanted and not _can_teach(sources[0], env, cfg):
+            wanted = 0.0
+        ways = dataclasses.replace(cfg, kickstart=wanted)
+        rows = begin(build_algorithm(base, env), ways, sources[0])
+        one = [
+            (with_overrides(base, {"seed": base.run.seed + k}), sources[k % len(sources)])
+            for k in range(seeds)
+        ]
+        if wanted and cfg.kickstart is None:
+            ours, scratch = _scores(one, ways, env)
+            said = (
+                f"before training the source scores {ours:.4g}, an untrained network {scratch:.4g}"
+            )
+            if ours < scratch:
+                ways = dataclasses.replace(ways, kickstart=0.0)
+                said += ": no teacher (--kickstart 0)"
+            notes.append(said)
+    return Prepared([(dataclasses.replace(p, transfer=ways), s) for p, s in one], rows, notes)
+
+
+def _can_teach(source: Source, env: TaskEnv, cfg: TransferConfig) -> bool:
+    """Whether the source's policy has the same actions, and is wanted whole."""
+    same = (source.get("action_kind"), source.get("action_dim")) in (
+        (env.spec.action_kind, env.spec.action_dim), (None, None),
+    )  # fmt: skip
+    parts = cfg.reinit or cfg.layers or cfg.features_from is not None
+    return same and not parts and "actor" in source["nets"]
+
+
+def _scores(
+    plans: Sequence[tuple[Plan, Source]], cfg: TransferConfig, env: TaskEnv
+) -> tuple[float, float]:
+    """Mean return on valid tasks before any training: from the sources, and from scratch."""
+    totals = [0.0, 0.0]
+    for p, source in plans:
+        tasks = env.sample_tasks(p.run.eval_tasks, "valid", generator(p.run.seed, "valid tasks"))
+        for k in range(2):
+            algorithm = build_algorithm(p, env)
+            if k == 0:
+                begin(algorithm, cfg, source)
+            curve = adaptation_curve(
+                algorithm, env, tasks, stages=1, lanes=p.algo_config.lanes,
+                seed=derive(p.run.seed, "valid"), device=p.run.device,
+            )  # fmt: skip
+            totals[k] += float(curve.returns[:, 0].mean())
+    return totals[0] / len(plans), totals[1] / len(plans)
+
+
+def start(
+    prepared: Prepared, out: Path, *, scratch: bool, jobs: int, quiet: bool = False
+) -> dict[Path, str]:
+    """Make the folders that are missing, and train all to their ends; failures by folder."""
+    groups: list[list[Path]] = []
+    made: list[tuple[Path, Plan, Source | None]] = []
+    for side in ("transfer", "scratch")[: 1 + scratch]:
+        folders = []
+        for p, source in prepared.plans:
+            folder = out / side / f"seed-{p.run.seed}"
+            mine = source if side == "transfer" else None
+            p_side = p if mine is not None else dataclasses.replace(p, transfer=None)
+            require_same(folder, p_side, mine)
+            made.append((folder, p_side, mine))
+            folders.append(folder)
+        groups.append(folders)
+    for folder, p, mine in made:
+        if not folder.exists():
+            create_folder(p, folder, overwrite=False, source=mine)
+    failures: dict[Path, str] = {}
+    for folders in groups:
+        failures |= train(folders, prepared.plans[0][0], jobs=jobs, quiet=quiet)
+    return failures
+
+
+def require_same(folder: Path, p: Plan, source: Source | None) -> None:
+    """Refuse a folder that holds something else.
+
+    Raises:
+        UserError: another run, or one that began from another source.
+    """
+    if not folder.exists():
+        return
+    same = read_plan(folder) == p
+    if same and source is not None:
+        same = checkpoint.load(folder / SOURCE)["sha256"] == source["sha256"]
+    if not same:
+        raise UserError(
+            f"{folder} is a run with other settings or another source; choose another --out, or "
+            "remove it"
+        )
+
+
+def train(folders: Sequence[Path], p: Plan, *, jobs: int, quiet: bool) -> dict[Path, str]:
+    """All seeds of one side: as one program where that is possible, else in processes."""
+    if len(folders) == 1:
+        run(folders[0], quiet=quiet)
+        return {}
+    try:
+        require_stackable(p)
+    except UserError:
+        return run_all(folders, jobs=jobs, quiet=quiet)
+    return run_stacked(folders, quiet=quiet)
+
+
+def judge(out: Path, threshold: float | None) -> dict[str, Any]:
+    """Measure what lies in ``OUT/transfer`` and ``OUT/scratch``; kept in ``OUT/transfer.json``."""
+    sides: dict[str, list[Path]] = {
+        side: sorted((out / side).glob("seed-*"), key=lambda f: int(f.name.partition("-")[2]))
+        for side in ("transfer", "scratch")
+    }
+    curves = {
+        side: [curve_of(read_rows(folder / "metrics.jsonl")) for folder in folders]
+        for side, folders in sides.items()
+    }
+    sources = [checkpoint.load(folder / SOURCE) for folder in sides["transfer"]]
+    steps = [int(s["env_steps"]) for s in sources]
+    p = read_plan(sides["transfer"][0])
+    result: dict[str, Any] = {
+        "algorithm": p.algo, "env": p.env, "kickstart": p.transfer.kickstart if p.transfer else 0,
+        "source": [s["place"] for s in sources], "source_sha256": [s["sha256"] for s in sources],
+        "source_env_steps": steps,
+    }  # fmt: skip
+    result |= measure(curves["transfer"], curves["scratch"], steps, threshold)
+    result["forgetting"] = forgetting(sides["transfer"], sources)
+    (out / "transfer.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result
+
+
+def forgetting(folders: Sequence[Path], sources: Sequence[Source]) -> dict[str, Any] | None:
+    """Return on the source's own task: of the source, and of what it became.
+
+    None where the source is no run that is still there, or the networks no longer fit its task.
+    """
+    before: list[float] = []
+    after: list[float] = []
+    for folder, source in zip(folders, sources, strict=True):
+        place = Path(source["place"])
+        if not (place / "config.yaml").is_file():
+            return None
+        p, env, theirs, _ = load_algorithm(place, "best")
+        with closing(env):
+            mine = load_algorithm(folder)
+            mine[1].close()
+            ours, spec = mine[2], mine[1].spec
+            if (spec.obs_dim, spec.action_dim) != (env.spec.obs_dim, env.spec.action_dim):
+                return None
+            tasks = env.sample_tasks(p.run.eval_tasks, "test", generator(0, "forgetting"))
+            for algorithm, scores in ((theirs, before), (ours, after)):
+                curve = adaptation_curve(
+                    algorithm, env, tasks, stages=1, lanes=p.algo_config.lanes,
+                    seed=derive(0, "forgetting"), device=p.run.device,
+                )  # fmt: skip
+                scores.append(float(curve.returns[:, 0].mean()))
+    mean = sum(before) / len(before), sum(after) / len(after)
+    return {"source": mean[0], "after": mean[1], "lost": mean[0] - mean[1]}
+
+
+def transfer(
+    source: str | Path,
+    env: str,
+    algo: str | None = None,
+    *,
+    preset: str = "default",
+    seeds: int = 1,
+    out: Path | str,
+    scratch: bool = True,
+    threshold: float | None = None,
+    jobs: int = 1,
+    quiet: bool = False,
+    ways: TransferConfig | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Train from a source and from scratch, and return the measures (``OUT/transfer.json``).
+
+    Args:
+        source: Run folder (or a folder of ``seed-S`` runs), ``.safetensors`` file or
+            ``module:callable``.
+        env: Where to train.
+        algo: By what; the source's own by default.
+        preset: Named settings of algorithm and env.
+        seeds: Number of runs on each side; seed S begins from source S, in turn.
+        out: Folder of both sides.
+        scratch: Also the same training without a source.
+        threshold: Return whose time to be reached is measured.
+        jobs: Runs at a time, where they cannot be stacked.
+        quiet: No progress output.
+        ways: What to take from the source, and what holds the run to it.
+        overrides: Any setting, as for ``train``.
+
+    Raises:
+        UserError: the source does not fit, or a run failed.
+    """
+    cfg = ways or TransferConfig()
+    sources = read_sources(str(source), cfg.checkpoint)
+    base = plan(algo or own_algo(sources[0]), env, preset, **overrides)
+    prepared = prepare(sources, base, cfg, seeds, given=list(overrides))
+    failures = start(prepared, Path(out), scratch=scratch, jobs=jobs, quiet=quiet)
+    if failures:
+        raise UserError("; ".join(f"{folder}: {error}" for folder, error in failures.items()))
+    return judge(Path(out), threshold)
+
+
+def own_algo(source: Source) -> str:
+    """The algorithm that trained the source.
+
+    Raises:
+        UserError: it is no run.
+    """
+    if not source["algo"]:
+        raise UserError(f"source {source['place']} is no run folder; say --algo, e.g. --algo ppo")
+    return str(source["algo"])

@@ -1,0 +1,158 @@
+"""What a run can begin from: a run folder, a ``.safetensors`` file, ``module:callable``."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import re
+import sys
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import torch
+from torch import Tensor, nn
+
+from precocial.algos.transfer.surgery import Nets
+from precocial.runs.folder import expand_runs, is_run, load_algorithm
+from precocial.types import Transferable, UserError
+
+Source = dict[str, Any]
+"""``nets`` by name; ``obs_dim``, ``action_kind``, ``action_dim``, ``activation`` and ``names`` as
+far as they are known; where it is from: ``place``, ``sha256``, ``algo``, ``env``, ``env_steps``."""
+
+STARTS = {
+    "actor": "policies: ppo, sac, maml, fomaml, promp, reptile, multi-task",
+    "critic": "a critic of states: ppo",
+    "q": "a critic of actions: dqn, sac",
+    "dynamics": "the same model-based method: grbal, rebal, mb-mpc, ...",
+    "memory": "the same memory: rl2, domain-randomization, varibad, belief-oracle",
+    "inference": "the same inference: varibad",
+}
+"""What each network of a source can start."""
+
+
+def read_sources(text: str, which: Literal["best", "last"]) -> list[Source]:
+    """The sources that a string names; several where it is a folder of ``seed-S`` runs.
+
+    Raises:
+        UserError: nothing is there, or it is damaged, or holds nothing to begin from.
+    """
+    path = Path(text)
+    if path.is_dir():
+        runs = expand_runs([path])
+        if not all(is_run(run) for run in runs):
+            raise UserError(f"{path} is no run folder (no config.yaml); expected one made by train")
+        return [from_run(run, which) for run in runs]
+    if path.suffix == ".safetensors":
+        return [from_file(path)]
+    if ":" in text and not path.exists():
+        return [from_callable(text)]
+    raise UserError(
+        f"source {text!r}: there is no such thing; expected a run folder, a .safetensors file or "
+        "module:callable"
+    )
+
+
+def from_run(folder: Path, which: Literal["best", "last"]) -> Source:
+    """A run of any algorithm here."""
+    path = folder / "checkpoint" / f"{which}.safetensors"
+    p, env, algorithm, _ = load_algorithm(folder, which)
+    with closing(env):
+        if not isinstance(algorithm, Transferable):
+            raise UserError(f"{folder}: {p.algo} has no network that another run could begin from")
+        spec = env.spec
+    nets = {
+        n: {k: x.detach().cpu().clone() for k, x in part.items()}
+        for n, part in algorithm.networks().items()
+    }
+    from precocial.runs import checkpoint
+
+    return {
+        "nets": nets, "obs_dim": spec.obs_dim, "action_kind": spec.action_kind,
+        "action_dim": spec.action_dim, "activation": getattr(p.algo_config, "activation", ""),
+        "names": dict(spec.obs_names), "place": str(folder.absolute()), "sha256": digest(path),
+        "algo": p.algo, "env": p.env, "env_steps": int(checkpoint.load(path)["env_steps"]),
+    }  # fmt: skip
+
+
+def from_file(path: Path) -> Source:
+    """Layers in a file, by PyTorch's names (``0.weight``, ...) or ours (``weight_0``)."""
+    if not path.is_file():
+        raise UserError(f"source {path}: there is no such file")
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+            ours = "state" in (file.metadata() or {})
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"source {path} is damaged or no safetensors file ({error})") from error
+    if ours:
+        raise UserError(f"source {path} is a checkpoint; give its run folder instead")
+    return _of_layers(tensors, str(path), digest(path), "")
+
+
+def from_callable(text: str) -> Source:
+    """A ``torch.nn.Module`` that ``module:callable`` returns; the current folder is importable."""
+    module, _, name = text.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        made = getattr(importlib.import_module(module), name)()
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"source {text}: {error}; expected module:callable") from error
+    if not isinstance(made, nn.Module):
+        raise UserError(
+            f"source {text} returned a {type(made).__name__}; expected a torch.nn.Module"
+        )
+    kinds = {type(m).__name__.lower() for m in made.modules()} & {"tanh", "relu"}
+    state = {k: v.detach().cpu().clone() for k, v in made.state_dict().items()}
+    content = hashlib.sha256()
+    for k in sorted(state):
+        content.update(k.encode() + state[k].contiguous().view(torch.uint8).numpy().tobytes())
+    only = kinds.pop() if len(kinds) == 1 else ""
+    return _of_layers(state, text, content.hexdigest(), only)
+
+
+def _of_layers(tensors: Mapping[str, Tensor], place: str, sha256: str, activation: str) -> Source:
+    """Perceptrons from their layers; without a network's name before them they are a policy's."""
+    nets: Nets = {}
+    for name in sorted(tensors, key=_natural):
+        net, _, rest = name.partition(".")
+        net, rest = (net, rest) if net in STARTS else ("actor", name)
+        if not tensors[name].is_floating_point():
+            raise UserError(f"source {place}: {name} holds no floating-point numbers")
+        layers, own = nets.setdefault(net, {}), re.fullmatch(r"(weight|bias)_(\d+)", rest)
+        if own or rest == "log_std":
+            layers[rest] = tensors[name].float()
+        elif rest.endswith("weight") and tensors[name].ndim == 2:
+            number = sum(k.startswith("weight_") for k in layers)
+            bias = tensors.get(name.removesuffix("weight") + "bias")
+            layers[f"weight_{number}"] = tensors[name].float().T.contiguous()
+            zero = torch.zeros(len(tensors[name]))
+            layers[f"bias_{number}"] = zero if bias is None else bias.float()
+        elif not rest.endswith("bias"):
+            raise UserError(
+                f"source {place}: {name} of sizes {tuple(tensors[name].shape)} is no layer of a "
+                "perceptron; expected weights (outputs, inputs) and biases"
+            )
+    if not any("weight_0" in layers for layers in nets.values()):
+        raise UserError(f"source {place} holds no layer of a perceptron")
+    first = next(layers for layers in nets.values() if "weight_0" in layers)
+    return {
+        "nets": nets, "obs_dim": len(first["weight_0"]), "activation": activation, "place": place,
+        "sha256": sha256, "algo": "", "env": "", "env_steps": 0,
+    }  # fmt: skip
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Numbers in order of size: layer 10 after layer 2."""
+    words = re.split(r"(\d+)", name)
+    return [(int(w), "") if w.isdigit() else (0, w) for w in words]
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
