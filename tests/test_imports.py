@@ -27,11 +27,12 @@ LAYERS = [
     ["evaluation"],
     ["training"],
     ["stacking"],
+    ["transferring"],
     ["report", "watching", "agent"],
     ["cli"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-ROOMS = [f"algos.{branch}" for branch in ("plain", "gradient", "memory", "model")]
+ROOMS = [f"algos.{branch}" for branch in ("gradient", "memory", "model")]
 ROOMS += [f"envs.{kind}" for kind in ("classic", "grid", "control", "mujoco", "own")]
 ROOMS += ["report", "watching", "agent"]
 """Neighbours that know nothing of each other."""

@@ -107,7 +107,7 @@ def _can_teach(source: Source, env: TaskEnv, cfg: TransferConfig) -> bool:
     same = (source.get("action_kind"), source.get("action_dim")) in (
         (env.spec.action_kind, env.spec.action_dim), (None, None),
     )  # fmt: skip
-    parts = cfg.reinit or cfg.layers or cfg.features_from is not None
+    parts = cfg.reinit or cfg.only_layers or cfg.features_from is not None
     return same and not parts and "actor" in source["nets"]
 
 

@@ -67,7 +67,7 @@ def guide(
     if cfg.kickstart and "actor" in source["nets"]:
         # The source as it is: no new head, no temperature, in the target's shape.
         whole = dataclasses.replace(
-            cfg, reinit=(), layers=(), features_from=None, freeze=(), unfreeze_at=0,
+            cfg, reinit=(), only_layers=(), features_from=None, freeze=(), unfreeze_at=0,
             head_temperature=1.0, log_std=None,
         )  # fmt: skip
         teacher = operate(source["nets"], fresh, whole, columns, **kinds).nets["actor"]
@@ -91,7 +91,7 @@ def require_same_actions(
                 "ones, so it cannot teach; leave it out"
             )
         missing = [head for head in heads if head not in cfg.reinit]
-        if missing and cfg.features_from is None and not cfg.layers:
+        if missing and cfg.features_from is None and not cfg.only_layers:
             raise UserError(
                 f"{missing[0]}: the source has {theirs} actions, {spec.name} {spec.action_kind} "
                 f"ones, so its last layer means nothing there; use --reinit {missing[0]}"

@@ -19,7 +19,7 @@ class TransferConfig:
     """Layers that are never trained, by name or pattern: actor.0, 'critic.*'."""
     reinit: tuple[str, ...] = ()
     """Layers that are not taken from the source: actor.2 is a new head of a two-layer policy."""
-    layers: tuple[int, ...] = ()
+    only_layers: tuple[int, ...] = ()
     """Take only these layers of every network, counted from the observation; none: all."""
     features_from: int | None = None
     """Take the source's layers up to this one as fixed features, with new layers on top."""
@@ -47,11 +47,11 @@ class TransferConfig:
         at_least(self, 1, "kickstart_steps")
         if self.kickstart is not None:
             at_least(self, 0, "kickstart")
-        if self.layers:
-            if min(self.layers) < 0:
-                raise UserError(f"--layers are {self.layers}; expected numbers from 0 on")
+        if self.only_layers:
+            if min(self.only_layers) < 0:
+                raise UserError(f"--only-layers are {self.only_layers}; expected numbers from 0 on")
             if self.features_from is not None:
-                raise UserError("--layers and --features-from were both given; expected one")
+                raise UserError("--only-layers and --features-from were both given; expected one")
         if self.features_from is not None:
             at_least(self, 0, "features_from")
         for name in ("head_temperature", "log_std"):

@@ -28,7 +28,8 @@ class Guide:
         nets = {k: v for k, v in operation.nets.items() if k != "normaliser"}
         frozen = {row.layer for row in operation.plan if row.frozen}
         self.cfg, self.teacher = cfg, teacher
-        self.normaliser_frozen = "normaliser" in frozen
+        # A frozen layer must go on to read what it read.
+        self.normaliser_frozen = any(layer.endswith(".0") for layer in frozen)
         self.trained = self._mask(nets, lambda net, k: layer_of(net, k) not in frozen)
         self.critics = self._mask(nets, lambda net, k: net != "actor")
         self.source = flat(nets)

@@ -194,7 +194,7 @@ def _layers(
         if layer_of(net, name) in {row.layer for row in rows}:
             continue
         layer, old_p = f"{net}.{name}", theirs.get(name)
-        if old_p is None or not _taken(layer, 0, cfg) or cfg.layers:
+        if old_p is None or not _taken(layer, 0, cfg) or cfg.only_layers:
             rows.append(Row(layer, "new", False, "", f"{target[name].numel()}"))
             continue
         width = min(old_p.numel(), target[name].numel())
@@ -231,7 +231,7 @@ def _taken(layer: str, number: int, cfg: TransferConfig) -> bool:
         return False
     if cfg.features_from is not None:
         return number <= cfg.features_from
-    return not cfg.layers or number in cfg.layers
+    return not cfg.only_layers or number in cfg.only_layers
 
 
 def _same_shapes(
