@@ -347,7 +347,7 @@ def test_a_worse_source_is_no_teacher(home, tmp_path, capsys):
     assert main(words) == 0
     said = capsys.readouterr().err
     result = json.loads((tmp_path / "o" / "transfer.json").read_text())
-    assert ("no teacher" in said) == (result["kickstart"] == 0.0)
+    assert ("no teacher" in said) == (result["teachers"] == 0)
     assert "before training the source scores" in said and "scratch" not in result
 
 

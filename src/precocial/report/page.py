@@ -21,6 +21,7 @@ from precocial.report.markup import chart_figure, picture_figure
 from precocial.report.reproduce import reproduction
 from precocial.report.runs import Group, by_environment, by_kind, read_groups
 from precocial.report.tables import result_tables
+from precocial.report.transfers import transfer_tables
 from precocial.report.words import listed, plain, plural
 
 
@@ -157,7 +158,7 @@ def _section(title: str, groups: list[Group], charts: list[Chart]) -> str:
             parts.append(chart_figure(tasks.before_after(members), charts))
         parts += [chart_figure(chart, charts) for chart in tasks.by_task(members)]
     return (
-        f"<section><h2>{escape(title)}</h2>\n{result_tables(groups)}\n"
+        f"<section><h2>{escape(title)}</h2>\n{result_tables(groups)}\n{transfer_tables(groups)}\n"
         f'<div class="charts">{"".join(parts)}</div></section>'
         "<noscript><p>The charts need JavaScript; the table above does not.</p></noscript>"
     )

@@ -90,8 +90,13 @@ class Group:
         if self.evaluations:
             return self.evaluations[0].unit
         settings = self.runs[0].config.get("algo_config") or {}
-        by_episode = {"episodes_per_trial", "plan_horizon"} & settings.keys()
+        by_episode = {"episodes_per_trial", "plan_horizon", "lanes"} & settings.keys()
         return "episode" if by_episode else "update"
+
+    @property
+    def from_source(self) -> bool:
+        """Whether its runs began from what was learned elsewhere."""
+        return bool(self.runs[0].config.get("transfer"))
 
     @property
     def family(self) -> dict[str, Any]:
@@ -154,7 +159,7 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
     """What two seeds of one setting share, flat: ``{"algo_config.inner_lr": 0.1, ...}``."""
     run = config.get("run") or {}
     flat = {f"run.{k}": run.get(k) for k in ("iterations", "env_steps")}
-    for part in ("algo_config", "env_config"):
+    for part in ("algo_config", "env_config", "transfer"):
         flat |= {f"{part}.{k}": v for k, v in (config.get(part) or {}).items()}
     return flat
 
@@ -216,8 +221,12 @@ def _labelled(groups: list[Group]) -> list[Group]:
     labelled = []
     for group in groups:
         name = group.algo if group.preset == "default" else f"{group.algo} ({group.preset})"
+        name += " from a source" * group.from_source
         twins = [
-            g for g in groups if (g.algo, g.env, g.preset) == (group.algo, group.env, group.preset)
+            g
+            for g in groups
+            if (g.algo, g.env, g.preset, g.from_source)
+            == (group.algo, group.env, group.preset, group.from_source)
         ]
         flat = [settings(g.runs[0].config) for g in twins]
         own = settings(group.runs[0].config)

@@ -91,14 +91,15 @@ def prepare(
             for k in range(seeds)
         ]
         if wanted and cfg.kickstart is None:
-            ours, scratch = _scores(one, ways, env)
-            said = (
-                f"before training the source scores {ours:.4g}, an untrained network {scratch:.4g}"
-            )
-            if ours < scratch:
-                ways = dataclasses.replace(ways, kickstart=0.0)
-                said += ": no teacher (--kickstart 0)"
-            notes.append(said)
+            scores = [_scores(p, source, ways, env) for p, source in one]
+            good = [ours >= scratch for ours, scratch in scores]
+            ours, scratch = (sum(x) / len(one) for x in zip(*scores, strict=True))
+            note = f"before training the source scores {ours:.4g}, an untrained net {scratch:.4g}"
+            if not all(good):
+                whom = f"{good.count(False)} of {len(good)} seeds: below" if any(good) else "below"
+                note += f"; no teacher for {whom} what is untrained"
+            notes.append(note)
+            one = [(p, s | {"teaches": ok}) for (p, s), ok in zip(one, good, strict=True)]
     return Prepared([(dataclasses.replace(p, transfer=ways), s) for p, s in one], rows, notes)
 
 
@@ -111,23 +112,20 @@ def _can_teach(source: Source, env: TaskEnv, cfg: TransferConfig) -> bool:
     return same and not parts and "actor" in source["nets"]
 
 
-def _scores(
-    plans: Sequence[tuple[Plan, Source]], cfg: TransferConfig, env: TaskEnv
-) -> tuple[float, float]:
-    """Mean return on valid tasks before any training: from the sources, and from scratch."""
-    totals = [0.0, 0.0]
-    for p, source in plans:
-        tasks = env.sample_tasks(p.run.eval_tasks, "valid", generator(p.run.seed, "valid tasks"))
-        for k in range(2):
-            algorithm = build_algorithm(p, env)
-            if k == 0:
-                begin(algorithm, cfg, source)
-            curve = adaptation_curve(
-                algorithm, env, tasks, stages=1, lanes=p.algo_config.lanes,
-                seed=derive(p.run.seed, "valid"), device=p.run.device,
-            )  # fmt: skip
-            totals[k] += float(curve.returns[:, 0].mean())
-    return totals[0] / len(plans), totals[1] / len(plans)
+def _scores(p: Plan, source: Source, cfg: TransferConfig, env: TaskEnv) -> tuple[float, float]:
+    """Mean return on valid tasks before any training: from the source, and from scratch."""
+    found = []
+    tasks = env.sample_tasks(p.run.eval_tasks, "valid", generator(p.run.seed, "valid tasks"))
+    for begun in (True, False):
+        algorithm = build_algorithm(p, env)
+        if begun:
+            begin(algorithm, cfg, source)
+        curve = adaptation_curve(
+            algorithm, env, tasks, stages=1, lanes=p.algo_config.lanes,
+            seed=derive(p.run.seed, "valid"), device=p.run.device,
+        )  # fmt: skip
+        found.append(float(curve.returns[:, 0].mean()))
+    return found[0], found[1]
 
 
 def start(
@@ -200,6 +198,7 @@ def judge(out: Path, threshold: float | None) -> dict[str, Any]:
     p = read_plan(sides["transfer"][0])
     result: dict[str, Any] = {
         "algorithm": p.algo, "env": p.env, "kickstart": p.transfer.kickstart if p.transfer else 0,
+        "teachers": sum(s.get("teaches", True) for s in sources),
         "source": [s["place"] for s in sources], "source_sha256": [s["sha256"] for s in sources],
         "source_env_steps": steps,
     }  # fmt: skip

@@ -20,7 +20,9 @@ def begin(algorithm: Any, cfg: TransferConfig, source: dict[str, Any]) -> list[R
     Args:
         algorithm: Untrained.
         cfg: The ways.
-        source: ``nets`` by name, ``obs_dim``, ``action_kind``, ``action_dim``, ``activation``.
+        source: ``nets`` by name, ``obs_dim``; where known ``action_kind``, ``action_dim``,
+            ``activation``, ``names`` of columns, and ``teaches``, whether its policy is worth
+            following.
 
     Raises:
         UserError: the source cannot start this algorithm, or not in these ways.
@@ -64,7 +66,7 @@ def guide(
                 )
         return
     teacher = None
-    if cfg.kickstart and "actor" in source["nets"]:
+    if cfg.kickstart and "actor" in source["nets"] and source.get("teaches", True):
         # The source as it is: no new head, no temperature, in the target's shape.
         whole = dataclasses.replace(
             cfg, reinit=(), only_layers=(), features_from=None, freeze=(), unfreeze_at=0,
