@@ -37,9 +37,9 @@ from precocial.transferring.measure import curve_of, measure
 from precocial.transferring.source import Source, read_sources
 from precocial.types import TaskEnv, UserError
 
-KICKSTART = {"ppo": 1.0}
-"""Weight of the teacher where nothing was said: of what was tried on poles of other lengths, the
-only way that was good on all (docs/algorithms/transfer.md)."""
+OWN_WAYS: dict[str, dict[str, Any]] = {"ppo": {"kickstart": 0.5, "critic_warmup": 2048}}
+"""Where nothing was said, of a source whose policy is wanted whole: of what was tried on poles of
+other lengths, good on all (docs/algorithms/transfer.md)."""
 
 Tell = Callable[[str], None]
 
@@ -81,16 +81,15 @@ def prepare(
     base = require_fit(with_overrides(like_source(base, sources[0], given), {"eval_first": True}))
     notes = []
     with closing(build_env(base)) as env:
-        wanted = KICKSTART.get(base.algo, 0.0) if cfg.kickstart is None else cfg.kickstart
-        if cfg.kickstart is None and wanted and not _can_teach(sources[0], env, cfg):
-            wanted = 0.0
-        ways = dataclasses.replace(cfg, kickstart=wanted)
+        own = OWN_WAYS.get(base.algo, {}) if _can_teach(sources[0], env, cfg) else {}
+        said = {k: v for k in ("kickstart", "critic_warmup") if (v := getattr(cfg, k)) is not None}
+        ways = dataclasses.replace(cfg, **{"kickstart": 0.0, "critic_warmup": 0} | own | said)
         rows = begin(build_algorithm(base, env), ways, sources[0])
         one = [
             (with_overrides(base, {"seed": base.run.seed + k}), sources[k % len(sources)])
             for k in range(seeds)
         ]
-        if wanted and cfg.kickstart is None:
+        if ways.kickstart and cfg.kickstart is None:
             scores = [_scores(p, source, ways, env) for p, source in one]
             good = [ours >= scratch for ours, scratch in scores]
             ours, scratch = (sum(x) / len(one) for x in zip(*scores, strict=True))

@@ -27,10 +27,10 @@ class TransferConfig:
     """Train what was frozen from so many environment steps on; 0: never."""
     kickstart: float | None = None
     """Weight of KL(source || policy), which falls to 0; None: the algorithm's own."""
-    kickstart_steps: int = 10_240
+    kickstart_steps: int = 20_480
     """Environment steps in which it falls to 0."""
-    critic_warmup: int = 0
-    """Environment steps at first in which only the critic learns."""
+    critic_warmup: int | None = None
+    """Environment steps at first in which only the critic learns; None: the algorithm's own."""
     l2_source: float = 0.0
     """Weight of the squared distance to what was taken from the source."""
     map_obs: tuple[str, ...] = ()
@@ -43,10 +43,11 @@ class TransferConfig:
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
-        at_least(self, 0, "unfreeze_at", "critic_warmup", "l2_source")
+        at_least(self, 0, "unfreeze_at", "l2_source")
         at_least(self, 1, "kickstart_steps")
-        if self.kickstart is not None:
-            at_least(self, 0, "kickstart")
+        for name in ("kickstart", "critic_warmup"):
+            if getattr(self, name) is not None:
+                at_least(self, 0, name)
         if self.only_layers:
             if min(self.only_layers) < 0:
                 raise UserError(f"--only-layers are {self.only_layers}; expected numbers from 0 on")

@@ -50,7 +50,8 @@ class Guide:
         """1 for every number that learns after so many environment steps of the run."""
         free = 0 < self.cfg.unfreeze_at <= env_steps
         mask = torch.ones_like(self.trained) if free else self.trained
-        return mask * self.critics if env_steps < self.cfg.critic_warmup else mask
+        warming = env_steps < (self.cfg.critic_warmup or 0)
+        return mask * self.critics if warming else mask
 
     def pull(self, env_steps: int) -> float:
         """Weight of the teacher after so many environment steps."""
