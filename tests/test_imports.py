@@ -20,7 +20,7 @@ LAYERS = [
     ],
     ["ops"],
     ["nets", "envs"],
-    ["rollout", "replay"],
+    ["rollout", "replay", "task_replay"],
     ["algos"],
     ["presets"],
     ["runs"],

@@ -41,9 +41,16 @@ class Replay:
         self.blocks: list[Block] = []
         self.length = 0
 
+    oldest = 0
+    """Nothing is ever dropped."""
+
     def __len__(self) -> int:
         """Number of lanes."""
         return self.length
+
+    def skip(self, length: int) -> None:
+        """Nothing is ever dropped."""
+        assert length == 0
 
     def add(self, rollout: Rollout, action: Float[Tensor, "n e t a"]) -> Transitions:
         """Keep a rollout; ``action`` is what the environment made of the policy's samples.

@@ -2,7 +2,7 @@
 
 A seed's run is what it would have been alone, to rounding: tasks, resets, steps and actions come
 from its own generators, and it is validated, undone, saved, stopped and finished by itself. Seeds
-that are done leave the batch. They may stand at different iterations, after a resume.
+that are done leave the batch; after a resume those that stand behind go first.
 """
 
 from __future__ import annotations
@@ -117,9 +117,11 @@ class Stacked:
                     if not active:
                         break
                     with resumable(active):
-                        for loop in self.iterate(active):
-                            active.remove(loop)
-                    self.board.show({self.name(one): self.rows[self.name(one)] for one in active})
+                        for group in alike(active):
+                            for loop in self.iterate(group):
+                                active.remove(loop)
+                    names = [self.name(one) for one in active]
+                    self.board.show({k: self.rows[k] for k in names if k in self.rows})
         finally:
             for tracker in self.trackers.values():
                 tracker.close()
@@ -175,6 +177,20 @@ class Stacked:
             loop: loop.judge(curve, time.perf_counter() - share)
             for loop, curve in zip(due, curves, strict=True)
         }
+
+
+def alike(active: Sequence[Loop]) -> list[list[Loop]]:
+    """Those that are furthest behind, in groups that have learned from as many steps.
+
+    What begins at a step, such as learning or a copy of a target, then begins for all of a group.
+    """
+    behind = min(loop.iteration for loop in active)
+    groups: dict[int, list[Loop]] = {}
+    for loop in active:
+        if loop.iteration == behind:
+            algorithm: Any = loop.algorithm
+            groups.setdefault(algorithm.env_steps, []).append(loop)
+    return list(groups.values())
 
 
 @contextmanager

@@ -118,7 +118,8 @@ class Loop:
                 self.env_steps = int(state["env_steps"])
                 self.reached_in_a_row = int(state.get("reached_in_a_row", 0))
                 if self.parts and "parts" in state:
-                    self.parts.load(state["parts"], p.run.device)
+                    first = int(state.get("parts_first", 0))
+                    self.parts.load(first, state["parts"], p.run.device)
             self.before = self.snapshot()
             self.close = stack.pop_all().close
             """Close both environments, if they are its own."""
@@ -309,7 +310,7 @@ class Loop:
         state = {"algorithm": self.algorithm.state_dict()} | self.counters()
         parts = self.parts if name == "last" else None
         if parts:
-            state["parts"] = parts.save()
+            state["parts_first"], state["parts"] = parts.save()
         checkpoint.save(self.folder / "checkpoint" / f"{name}.safetensors", state)
         if parts:
             parts.tidy()

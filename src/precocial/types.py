@@ -375,10 +375,24 @@ class Diagnosing(Protocol):
 class Growing(Protocol):
     """State that is only ever added to, row by row: saved once, undone by its length."""
 
-    def __len__(self) -> int: ...
+    @property
+    def oldest(self) -> int:
+        """Number of the first row that is still asked for; 0 where none is ever dropped."""
+        ...
+
+    def __len__(self) -> int:
+        """Rows that were ever added."""
+        ...
 
     def rows(self, start: int) -> dict[str, Tensor]:
-        """Rows ``start``, ``start + 1``, ... to the last, each field ``(rows, ...)``."""
+        """Rows ``start``, ``start + 1``, ... to the last, each field ``(rows, ...)``.
+
+        Where the first of them are not here any more, they are left out.
+        """
+        ...
+
+    def skip(self, length: int) -> None:
+        """Count the first ``length`` rows as added and dropped."""
         ...
 
     def extend(self, rows: dict[str, Tensor]) -> None:

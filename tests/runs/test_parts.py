@@ -133,15 +133,15 @@ def test_saving_after_rows_were_undone_leaves_the_checkpoint_before_readable(tmp
     replay, home = Replay(), tmp_path
     store = Parts(home, replay)
     replay.extend(lanes(0, 3))
-    assert store.save() == [3]
+    assert store.save() == (0, [3])
     replay.extend(lanes(3, 3))
-    first = store.save()
+    _, first = store.save()
     replay.shrink(5)
-    assert store.save() == [3, 5]
+    assert store.save() == (0, [3, 5])
     assert {path.name for path in home.iterdir()} >= {"0-3.safetensors", "3-6.safetensors"}
     for ends, length in ((first, 6), ([3, 5], 5)):
         again = Replay()
-        Parts(home, again).load(ends, "cpu")
+        Parts(home, again).load(0, ends, "cpu")
         assert torch.equal(again.rows(0)["obs"], lanes(0, length)["obs"])
     store.tidy()
     assert {path.name for path in home.iterdir()} == {"0-3.safetensors", "3-5.safetensors"}

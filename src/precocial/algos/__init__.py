@@ -56,6 +56,16 @@ ALGOS: dict[str, Entry] = {
     "ppo": Entry(
         "plain.ppo:PPO", "proximal policy optimisation", "Schulman et al. 2017"
     ),
+    "dqn": Entry(
+        "plain.dqn:DQN", "deep Q-learning, double", "Mnih et al. 2015", action="discrete"
+    ),
+    "sac": Entry(
+        "plain.sac:SAC", "soft actor-critic, automatic temperature", "Haarnoja et al. 2018"
+    ),
+    "q-learning": Entry(
+        "plain.q_learning:QLearning", "a table of values, one-hot observations",
+        "Watkins, Dayan 1992", action="discrete",
+    ),
     "maml": Entry(
         "gradient.maml:MAML", "exact second-order meta-gradient, TRPO", "Finn et al. 2017"
     ),

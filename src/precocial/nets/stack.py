@@ -85,7 +85,10 @@ class Moments:
 
     @torch.no_grad()
     def step(
-        self, flat: Float[Tensor, "s p"], grad: Float[Tensor, "s p"], lr: Float[Tensor, "s 1"]
+        self,
+        flat: Float[Tensor, "s p"],
+        grad: Float[Tensor, "s p"],
+        lr: Float[Tensor, "s 1"] | float,
     ) -> None:
         """Move ``flat`` in place."""
         self.count += 1

@@ -16,6 +16,15 @@ _POLE: dict[str, Any] = {"rollout_steps": 32, "rounds": 2, "lr": 2e-3, "epochs":
 """16 lanes x 32 steps, twice: 1 024 steps an iteration."""
 
 PRESETS: Table = {
+    ("dqn", "CartPole-v1"): {
+        "default": Preset(60, run={"eval_every": 1, "eval_tasks": 3}),
+    },
+    ("sac", "Pendulum-v1"): {
+        "default": Preset(30, run={"eval_every": 1, "eval_tasks": 5}),
+    },
+    ("q-learning", "FrozenLake-v1"): {
+        "default": Preset(100, {"lr": 1.0, "lr_power": 0.7, "explore_steps": 60_000}),
+    },
     ("ppo", "CartPole-v1"): {
         "default": Preset(40, _POLE, run={"eval_every": 1, "eval_tasks": 2}),
     },

@@ -18,25 +18,33 @@ class Parts:
 
     def __init__(self, folder: Path, grown: Growing) -> None:
         self.folder, self.grown = folder, grown
-        self.ends: list[int] = []
+        self.first, self.ends = 0, list[int]()
+        """Number of the first row of the first part, and of the first row after each."""
         self.stale = True  # whether files may lie there that nothing stands on
 
-    def load(self, ends: list[int], device: str) -> None:
-        """Read the parts that end after so many rows.
+    def load(self, first: int, ends: list[int], device: str) -> None:
+        """Read the parts from row ``first`` on, which end after so many rows.
 
         Raises:
             UserError: one is missing or damaged.
         """
-        self.ends = list(ends)
-        for path in self.paths():
-            self.grown.extend(checkpoint.load(path, device))
+        self.first, self.ends = first, list(ends)
+        for end, path in zip(self.ends, self.paths(), strict=True):
+            rows = checkpoint.load(path, device)
+            missing = end - len(self.grown) - len(next(iter(rows.values())))
+            if missing:  # rows that were dropped before they were saved
+                self.grown.skip(len(self.grown) + missing)
+            self.grown.extend(rows)
 
-    def save(self) -> list[int]:
-        """Write the rows that no part holds yet; the ends of all parts."""
+    def save(self) -> tuple[int, list[int]]:
+        """Write the rows that no part holds yet; where the parts begin and end.
+
+        Parts of rows that are not asked for any more are left behind.
+        """
         while self.ends and self.ends[-1] > len(self.grown):
             self.ends.pop()
             self.stale = True
-        start = self.ends[-1] if self.ends else 0
+        start = self.ends[-1] if self.ends else self.first
         if len(self.grown) > start:
             self.ends.append(len(self.grown))
             try:
@@ -44,7 +52,10 @@ class Parts:
             except BaseException:
                 self.ends.pop()
                 raise
-        return list(self.ends)
+        while len(self.ends) > 1 and self.ends[0] <= self.grown.oldest:
+            self.first = self.ends.pop(0)
+            self.stale = True
+        return self.first, list(self.ends)
 
     def tidy(self) -> None:
         """Remove what no checkpoint stands on any more, where there may be such."""
@@ -55,7 +66,7 @@ class Parts:
 
     def paths(self) -> list[Path]:
         """The files, first rows first."""
-        return [self.path(*rows) for rows in pairwise([0, *self.ends])]
+        return [self.path(*rows) for rows in pairwise([self.first, *self.ends])]
 
     def path(self, start: int, end: int) -> Path:
         """The file of these rows."""

@@ -323,6 +323,13 @@ class Lanes:
         return {"episode_reward_mean": float(member.recent.mean())}
 
 
+def epsilons(members: Sequence[PlainMethod]) -> Float[Tensor, "s 1 1"]:
+    """Chances of a random action, by how many environment steps each has made."""
+    cfg: Any = members[0].cfg
+    done = torch.tensor([min(1.0, m.env_steps / cfg.explore_steps) for m in members])
+    return (cfg.epsilon + done * (cfg.final_epsilon - cfg.epsilon)).view(-1, 1, 1)
+
+
 def draws(rng: torch.Generator, draw: Any) -> Tensor:
     """``draw(generator)`` of every member, (S, ...)."""
     return torch.stack([draw(one) for one in each_of(rng)])

@@ -1,0 +1,163 @@
+"""The last transitions of every task, in lanes that go on: single ones, n-step ones, windows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from precocial.types import Rollout
+
+
+class Sample(NamedTuple):
+    """B transitions of each of N tasks, of n steps or of as many as their episode has."""
+
+    obs: Shaped[Tensor, "n b o"]
+    action: Tensor
+    """``(N, B, A)`` or ``(N, B)``."""
+    reward: Float[Tensor, "n b"]
+    """Discounted sum over the steps."""
+    next_obs: Shaped[Tensor, "n b o"]
+    """Where the last of the steps led."""
+    discount: Float[Tensor, "n b"]
+    """Of the value there: gamma to the number of steps, 0 where the MDP ended."""
+    weight: Float[Tensor, "n b"]
+    """1; 0 for a step on which a simulation diverged, which led nowhere."""
+
+
+class TaskReplay:
+    """One tensor per field, ``(capacity, N, E, ...)``: of N tasks the last steps of E lanes.
+
+    A ring on the time axis. Steps of a lane follow each other in it, however they were added. It
+    holds ``spare`` more steps than are sampled from, so that the last ones added can be taken back
+    (``shrink``) after they took the place of others.
+
+    Args:
+        capacity: Steps of every lane that are sampled from.
+        spare: The most steps that are added before they are kept for good.
+    """
+
+    def __init__(self, capacity: int, spare: int) -> None:
+        self.capacity, self.room = capacity, capacity + spare
+        self.fields: dict[str, Tensor] = {}
+        self.total = 0
+        """Steps of every lane that were ever added."""
+
+    def __len__(self) -> int:
+        """Steps of every lane that were ever added."""
+        return self.total
+
+    @property
+    def oldest(self) -> int:
+        """Number of the first step that is still here."""
+        return max(0, self.total - self.capacity)
+
+    @property
+    def num_transitions(self) -> int:
+        """Of each task, to be sampled from."""
+        lanes = self.fields["reward"].shape[2] if self.fields else 0
+        return lanes * (self.total - self.oldest)
+
+    def add(self, rollout: Rollout) -> None:
+        """The next steps of every lane."""
+        columns = {
+            "obs": rollout.obs, "action": rollout.action, "reward": rollout.reward,
+            "next_obs": rollout.next_obs, "terminated": rollout.terminated,
+            "truncated": rollout.truncated, "lost": rollout.diverged,
+        }  # fmt: skip
+        # (N, E, T, ...) -> (T, N, E, ...)
+        self.extend({k: v.movedim(2, 0) for k, v in columns.items()})
+
+    def cut(self) -> None:
+        """The lanes begin anew: what is added next does not follow what was added last."""
+        if self.total:
+            at = (self.total - 1) % self.room
+            ended = self.fields["terminated"][at] | self.fields["truncated"][at]
+            self.fields["truncated"][at] |= ~ended
+
+    def extend(self, rows: dict[str, Tensor]) -> None:
+        """Append steps, each field ``(T, N, E, ...)``."""
+        for k, x in rows.items():
+            if k not in self.fields:
+                self.fields[k] = x.new_zeros(self.room, *x.shape[1:])
+        num = len(next(iter(rows.values())))
+        device = next(iter(rows.values())).device
+        at = (self.total + torch.arange(num, device=device)) % self.room
+        keep = slice(max(0, num - self.room), None)
+        for k, x in rows.items():
+            self.fields[k][at[keep]] = x[keep]
+        self.total += num
+
+    def rows(self, start: int) -> dict[str, Tensor]:
+        """Steps from number ``start`` on that are still here, fields by name."""
+        first = max(start, self.total - self.room)
+        if not self.fields:
+            return {}
+        at = torch.arange(first, self.total, device=self.fields["reward"].device) % self.room
+        return {k: x[at] for k, x in self.fields.items()}
+
+    def shrink(self, length: int) -> None:
+        """Forget the last steps but for the first ``length``."""
+        self.total = min(length, self.total)
+
+    def skip(self, length: int) -> None:
+        """Take ``length`` steps as added that are not here any more; before anything is added."""
+        self.total = length
+
+    def sample(self, num: int, gamma: float, rng: torch.Generator, steps: int = 1) -> Sample:
+        """``num`` transitions of each task, drawn uniformly with replacement.
+
+        Rewards of up to ``steps`` steps are summed, fewer where the episode or what is known of it
+        ends sooner; then the value is bootstrapped from there.
+        """
+        reward = self.fields["reward"]
+        tasks, lanes = reward.shape[1:3]
+        draw = torch.randint(
+            self.num_transitions, (tasks, num), generator=rng, device=reward.device
+        )
+        time, lane = self.oldest + draw // lanes, draw % lanes
+        task = torch.arange(tasks, device=reward.device).unsqueeze(1)
+
+        def at(name: str, when: Tensor) -> Tensor:
+            return self.fields[name][when % self.room, task, lane]
+
+        total, factor = torch.zeros_like(draw, dtype=reward.dtype), 1.0
+        alive = torch.ones_like(draw, dtype=torch.bool)
+        last, weight = time, ~at("lost", time)
+        for k in range(steps):
+            when = time + k
+            alive = alive & (when < self.total)
+            if k:
+                alive = alive & ~at("lost", when)
+            now = torch.where(alive, when, last)
+            total = total + factor * at("reward", now) * alive
+            last, factor = now, factor * gamma
+            alive = alive & ~(at("terminated", now) | at("truncated", now))
+        discount = gamma ** (last - time + 1) * (~at("terminated", last))
+        return Sample(
+            at("obs", time), at("action", time), total, at("next_obs", last), discount.to(total),
+            weight.to(total),
+        )  # fmt: skip
+
+    def windows(
+        self, num: int, length: int, rng: torch.Generator
+    ) -> tuple[dict[str, Tensor], Bool[Tensor, "n b t"]]:
+        """``num`` stretches of ``length`` steps of each task; False beyond the end of the episode.
+
+        Fields ``(N, B, T, ...)`` by name, and which steps belong to the first one's episode.
+        """
+        reward = self.fields["reward"]
+        tasks, lanes = reward.shape[1:3]
+        draw = torch.randint(
+            self.num_transitions, (tasks, num), generator=rng, device=reward.device
+        )
+        steps = torch.arange(length, device=reward.device)
+        time = (self.oldest + draw // lanes).unsqueeze(-1) + steps
+        task: Int[Tensor, "n 1 1"] = torch.arange(tasks, device=reward.device).view(-1, 1, 1)
+        lane = (draw % lanes).unsqueeze(-1)
+        found = {k: x[time % self.room, task, lane] for k, x in self.fields.items()}
+        ended = found["terminated"] | found["truncated"]
+        before = ended.long().cumsum(-1) - ended.long()
+        return found, (time < self.total) & (before == 0)
