@@ -40,7 +40,7 @@ ROWS: list[tuple[str, float, dict[str, Any], TransferConfig]] = [
     ("force reversed, new head", 475, SWAPPED, TransferConfig(reinit=("actor.2",))),
     ("force reversed, new heads", 475, SWAPPED, TransferConfig(reinit=("*.2",))),
     ("force reversed, as a teacher", 475, SWAPPED, TransferConfig(
-        kickstart=1.0, reinit=("actor.*", "critic.*"), only_layers=())),
+        kickstart=1.0, reinit=("actor.*", "critic.*"))),
 ]  # fmt: skip
 
 

@@ -46,6 +46,13 @@ def begin(algorithm: Any, cfg: TransferConfig, source: dict[str, Any]) -> list[R
         )
     kinds: dict[str, Any] = {"relu": own == "relu", "box": spec.action_kind == "box"}
     operation = operate(source["nets"], fresh, cfg, columns, **kinds)
+    taken = any(row.fate in ("kept", "resized") for row in operation.plan if "." in row.layer)
+    if not taken and not (cfg.kickstart and {"actor"} <= fresh.keys() & source["nets"].keys()):
+        raise UserError(
+            f"nothing of the source is taken: it has {', '.join(sorted(source['nets']))}, the "
+            f"target needs {', '.join(sorted(fresh))}; see docs/algorithms/transfer.md for what "
+            "starts what, or drop --reinit"
+        )
     algorithm.begin_with(operation.nets)
     guide(algorithm, cfg, source, fresh, columns, operation, kinds)
     return operation.plan

@@ -59,16 +59,11 @@ def operate(
         box: Whether actions are continuous; then a new action's mean is 0.
 
     Raises:
-        UserError: a pattern that matches nothing, sizes that cannot be bridged, nothing to take.
+        UserError: a pattern that matches nothing, or sizes that cannot be bridged.
     """
     found = {name: _operate_net(name, source, fresh, cfg, columns, relu, box) for name in fresh}
     plan = [row for _, _, rows in found.values() for row in rows]
     _require_matches(cfg, plan)
-    if not any(row.fate in ("kept", "resized") for row in plan if row.layer != "normaliser"):
-        raise UserError(
-            f"nothing of the source is taken: it has {', '.join(sorted(source))}, the target needs "
-            f"{', '.join(sorted(fresh))}; see the table of what starts what, or drop --reinit"
-        )
     frozen = [row._replace(frozen=is_frozen(row.layer, cfg, plan)) for row in plan]
     return Operation(
         {k: v[0] for k, v in found.items()}, {k: v[1] for k, v in found.items()}, frozen
