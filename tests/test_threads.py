@@ -14,6 +14,7 @@ from precocial.envs.classic.bandit import Bandit, BanditConfig
 from precocial.envs.control.cart_pole_v1 import CartPoleV1
 from precocial.envs.control.hidden_gain import HiddenGain, HiddenGainConfig
 from precocial.envs.control.point_nav import PointNav, PointNavConfig
+from precocial.envs.grid.frozen_lake import FrozenLakeV1
 from precocial.nets import products
 from precocial.nets.baseline import fit
 from precocial.nets.mlp import linear
@@ -66,10 +67,14 @@ BANDIT = Bandit(BanditConfig(arms=5, pulls=40))
 POLE = CartPoleV1()
 GAIN = HiddenGain(HiddenGainConfig())
 TRIALS = {"num_tasks": 900, "minibatches": 1, "outer_epochs": 2}
+TURNS = {"lanes": 40, "batch_size": 600, "rounds": 4, "updates": 3, "learning_starts": 0}
 PLANNING = {"num_tasks": 4, "model_updates": 3, "candidates": 64, "plan_horizon": 3}
 MANY = [  # more than 2 ** 15 steps an iteration, where sums are cut and products are large
     ("ppo", POLE, {"lanes": 80, "rollout_steps": 500, "minibatch_size": 40_000, "epochs": 2}),
     ("ppo", POLE, {"lanes": 80, "rollout_steps": 40, "rounds": 2, "normalize_obs": True}),
+    ("dqn", POLE, TURNS | {"n_step": 3, "normalize_obs": True}),
+    ("sac", PointNav(PointNavConfig()), TURNS | {"num_tasks": 2}),
+    ("q-learning", FrozenLakeV1(), {"lanes": 400, "steps": 100}),
     ("maml", PointNav(PointNavConfig()), {"num_tasks": 10, "episodes_per_task": 40}),
     ("maml", PointNav(PointNavConfig()), {"num_tasks": 1, "episodes_per_task": 400}),
     ("maml", PointNav(PointNavConfig()), {"num_tasks": 4, "episodes_per_task": 90, "outer": "ppo"}),

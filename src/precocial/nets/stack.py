@@ -42,8 +42,8 @@ class Stack:
                 start += p.numel()
 
     def gradient(self, loss: Float[Tensor, " s"]) -> Float[Tensor, "s p"]:
-        """Of each row's own loss."""
-        grads = torch.autograd.grad(loss.sum(), self.leaves)
+        """Of each row's own loss; 0 for what it does not depend on."""
+        grads = torch.autograd.grad(loss.sum(), self.leaves, materialize_grads=True)
         return torch.cat([g.flatten(1) for g in grads], 1)
 
     def rows(self) -> list[Nets]:

@@ -17,10 +17,18 @@ _POLE: dict[str, Any] = {"rollout_steps": 32, "rounds": 2, "lr": 2e-3, "epochs":
 
 PRESETS: Table = {
     ("dqn", "CartPole-v1"): {
-        "default": Preset(60, run={"eval_every": 1, "eval_tasks": 3}),
+        "default": Preset(
+            40,
+            {"normalize_obs": True, "n_step": 3, "tau": 0.02, "lr": 5e-4},
+            run={"eval_every": 1, "eval_tasks": 4},
+        ),
     },
     ("sac", "Pendulum-v1"): {
-        "default": Preset(30, run={"eval_every": 1, "eval_tasks": 5}),
+        "default": Preset(
+            29,
+            {"lanes": 4, "updates": 8, "learning_starts": 500},
+            run={"eval_every": 1, "eval_tasks": 5},
+        ),
     },
     ("q-learning", "FrozenLake-v1"): {
         "default": Preset(100, {"lr": 1.0, "lr_power": 0.7, "explore_steps": 60_000}),
