@@ -426,3 +426,27 @@ def test_options_reach_the_family(rng):
     lake = FrozenLake(FrozenLakeConfig(size=6, attempts=3, hole_chance=0.4))
     assert lake.spec.obs_dim == 36 and lake.spec.trial_episodes == 3
     assert FrozenLake(FrozenLakeConfig(map="8x8")).spec.num_tasks == 1
+
+
+# ---- what can be seen around -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [4, 6])
+def test_a_local_view_is_the_same_on_lakes_of_every_size(size):
+    env = FrozenLake(FrozenLakeConfig(size=size, view="local"))
+    tasks = env.sample_tasks(3, "train", torch.Generator().manual_seed(0))
+    env.reset(tasks, 1, torch.Generator().manual_seed(1))
+    assert env.spec.obs_dim == 20
+    for cell in range(size**2):
+        env.state["cell"][:] = cell
+        seen = env.observation(env.state, env.tasks)
+        for task in range(3):
+            holes, outside, way = seen[task, 0].split([9, 9, 2])
+            for k in range(9):
+                row, column = cell // size + k // 3 - 1, cell % size + k % 3 - 1
+                off = not (0 <= row < size and 0 <= column < size)
+                hole = not off and bool(tasks.params["hole"][task, row * size + column])
+                assert (bool(outside[k]), bool(holes[k])) == (off, hole)
+            assert way.tolist() == [
+                float(cell // size < size - 1), float(cell % size < size - 1)
+            ]  # fmt: skip

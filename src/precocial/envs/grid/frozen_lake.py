@@ -26,6 +26,7 @@ from precocial.types import Split, Tasks, UserError
 MOVES: Moves = ((-1, 0), (0, 1), (1, 0), (0, -1))
 """Left, down, right, up; rows count from the top."""
 
+View = Literal["one-hot", "local"]
 CANDIDATES = 2000
 """Maps drawn at a time, to be kept or thrown away."""
 
@@ -42,6 +43,9 @@ class FrozenLakeConfig(EnvConfig):
     """Chance of a cell of a random map to be a hole, 0.05 to 0.4; 0.1 more when shifted."""
     slippery: bool = False
     """Slide to either side of the direction taken with probability 1/3 each."""
+    view: View = "one-hot"
+    """What is seen: the agent's cell, one-hot; or local, the 3 x 3 cells around it and where the
+    goal is, which has the same size on every lake."""
     attempts: int = 15
     """Episodes of a trial."""
     horizon: int = 25
@@ -68,6 +72,9 @@ class FrozenLakeV1Config(StandardConfig):
 
     slippery: bool = True
     """Slide to either side of the direction taken with probability 1/3 each."""
+    view: View = "one-hot"
+    """What is seen: the agent's cell, one-hot; or local, the 3 x 3 cells around it and where the
+    goal is."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,25 @@ def outcomes(size: int, slippery: bool, device: torch.device) -> Int[Tensor, "c 
     if not slippery:
         return straight.unsqueeze(-1)
     return torch.stack([straight.roll(turn, -1) for turn in (1, 0, -1)], -1)
+
+
+LOCAL = 9 + 9 + 2
+"""Of the 3 x 3 cells around: holes, what is off the lake; and the signs of the way to the goal."""
+
+
+@cache
+def surroundings(
+    size: int, device: torch.device
+) -> tuple[Int[Tensor, "c 9"], Float[Tensor, "c 9"], Float[Tensor, "c 2"]]:
+    """Of each cell: the 3 x 3 around it (the number of cells for none), off the lake, the goal."""
+    cell = torch.arange(size**2, device=device)
+    row, column = cell // size, cell % size
+    step = torch.arange(9, device=device)
+    rows, columns = row[:, None] + step // 3 - 1, column[:, None] + step % 3 - 1
+    outside = (rows < 0) | (rows >= size) | (columns < 0) | (columns >= size)
+    around = (rows * size + columns).masked_fill(outside, size**2)
+    direction = torch.stack([size - 1 - row, size - 1 - column], -1).sign()
+    return around, outside.float(), direction.float()
 
 
 def gymnasium_map(name: str) -> Bool[Tensor, " c"]:
@@ -112,9 +138,10 @@ def residue(hole: Bool[Tensor, "n c"]) -> Int[Tensor, " n"]:
 class FrozenLake(TensorTaskEnv):
     """Cross a frozen lake without knowing where the holes are; 15 attempts.
 
-    Observation: the agent's cell, one-hot (25). Action: left, down, right, up, as in Gymnasium; a
-    move into the wall stays. On slippery ice each of the direction taken and the two beside it
-    comes with probability 1/3. Reward: 1 for reaching the goal, else 0. Start: the top left cell;
+    Observation: the agent's cell, one-hot (25), or with ``view`` local what lies around it (20): 9
+    cells that are holes, 9 that are off the lake, signs of the way down and right to the goal.
+    Action: left, down, right, up, as in Gymnasium; a move into the wall stays. On slippery ice each
+    of the direction taken and the two beside it comes with probability 1/3. Reward: 1 for reaching the goal, else 0. Start: the top left cell;
     the goal is at the bottom right. End: in a hole, at the goal, or the horizon (25 steps). A
     trial is 15 episodes on the same map.
     Task distribution: each cell is a hole with probability 0.2, start and goal are not, maps
@@ -134,8 +161,9 @@ class FrozenLake(TensorTaskEnv):
     def __init__(self, cfg: FrozenLakeConfig | None = None) -> None:
         cfg = cfg or FrozenLakeConfig()
         self.fixed = None if cfg.map == "random" else gymnasium_map(cfg.map)
-        self.obs_dim = cfg.size**2 if self.fixed is None else len(self.fixed)
-        self.size = round(self.obs_dim**0.5)
+        self.num_cells = cfg.size**2 if self.fixed is None else len(self.fixed)
+        self.size = round(self.num_cells**0.5)
+        self.obs_dim = LOCAL if cfg.view == "local" else self.num_cells
         self.num_tasks = None if self.fixed is None else 1
         self.trial_episodes = cfg.attempts
         super().__init__(cfg, cfg.horizon)
@@ -148,9 +176,9 @@ class FrozenLake(TensorTaskEnv):
         assert isinstance(self.cfg, FrozenLakeConfig)
         chance = self.cfg.hole_chance + 0.1 * (split == "shifted")
         wanted = torch.tensor(RESIDUES[split], device=rng.device)
-        found = torch.zeros(0, self.obs_dim, dtype=torch.bool, device=rng.device)
+        found = torch.zeros(0, self.num_cells, dtype=torch.bool, device=rng.device)
         while len(found) < n:
-            shape = (CANDIDATES, self.obs_dim)
+            shape = (CANDIDATES, self.num_cells)
             hole = torch.rand(shape, generator=rng, device=rng.device) < chance
             hole[:, [0, -1]] = False
             found = torch.cat([found, hole[torch.isin(residue(hole), wanted) & solvable(hole)]])
@@ -160,7 +188,7 @@ class FrozenLake(TensorTaskEnv):
         self, lanes: tuple[int, int], tasks: dict[str, Tensor], rng: torch.Generator
     ) -> State:
         """Top left."""
-        return standing(torch.zeros(lanes, dtype=torch.long, device=rng.device), self.obs_dim)
+        return standing(torch.zeros(lanes, dtype=torch.long, device=rng.device), self.num_cells)
 
     def transition(
         self, state: State, action: Int[Tensor, "n e"], tasks: dict[str, Tensor],
@@ -173,9 +201,15 @@ class FrozenLake(TensorTaskEnv):
             way = randint(0, 3, action.shape, rng)
         return moved(state, table[state["cell"], action, way])
 
-    def observation(self, state: State, tasks: dict[str, Tensor]) -> Float[Tensor, "n e c"]:
-        """One-hot."""
-        return one_hot(state["cell"], self.obs_dim)
+    def observation(self, state: State, tasks: dict[str, Tensor]) -> Float[Tensor, "n e o"]:
+        """The cell, one-hot; or what lies around it, and where the goal is."""
+        if self.cfg.view == "one-hot":
+            return one_hot(state["cell"], self.num_cells)
+        around, outside, direction = surroundings(self.size, state["cell"].device)
+        padded = torch.nn.functional.pad(tasks["hole"].squeeze(1).float(), (0, 1))
+        near = around[state["cell"]]  # (N, E, 9)
+        holes = padded.gather(1, near.flatten(1)).view(near.shape)
+        return torch.cat([holes, outside[state["cell"]], direction[state["cell"]]], -1)
 
     def reward(
         self, state: State, action: Int[Tensor, "n e"], next_state: State,
@@ -190,7 +224,7 @@ class FrozenLake(TensorTaskEnv):
 
     def success(self, next_state: State, tasks: dict[str, Tensor]) -> Bool[Tensor, "n e"]:
         """At the goal."""
-        return next_state["cell"] == self.obs_dim - 1
+        return next_state["cell"] == self.num_cells - 1
 
     def task_features(self, tasks: Tasks) -> Float[Tensor, "n c"]:
         """1 for each hole."""
@@ -221,7 +255,7 @@ class FrozenLake(TensorTaskEnv):
         """Holes, goal, the agent and where it has been in this attempt."""
         colours = dict.fromkeys(state["visited"].nonzero().flatten().tolist(), "sky")
         colours |= dict.fromkeys(tasks["hole"].nonzero().flatten().tolist(), "ink")
-        goal = self.obs_dim - 1
+        goal = self.num_cells - 1
         words = {0: "S", goal: "G"}
         agent = int(state["cell"])
         return board(self.size, size, colours | {goal: "green"}, words, agent, rows_down=True)
@@ -237,8 +271,9 @@ class FrozenLakeV1(FrozenLake):
     def __init__(self, cfg: FrozenLakeV1Config | None = None) -> None:
         cfg = cfg or FrozenLakeV1Config()
         self.fixed = gymnasium_map(self.map)
-        self.obs_dim = len(self.fixed)
-        self.size = round(self.obs_dim**0.5)
+        self.num_cells = len(self.fixed)
+        self.size = round(self.num_cells**0.5)
+        self.obs_dim = LOCAL if cfg.view == "local" else self.num_cells
         super(FrozenLake, self).__init__(cfg, cfg.horizon or self.time_limit)
 
 
