@@ -141,9 +141,9 @@ class FrozenLake(TensorTaskEnv):
     Observation: the agent's cell, one-hot (25), or with ``view`` local what lies around it (20): 9
     cells that are holes, 9 that are off the lake, signs of the way down and right to the goal.
     Action: left, down, right, up, as in Gymnasium; a move into the wall stays. On slippery ice each
-    of the direction taken and the two beside it comes with probability 1/3. Reward: 1 for reaching the goal, else 0. Start: the top left cell;
-    the goal is at the bottom right. End: in a hole, at the goal, or the horizon (25 steps). A
-    trial is 15 episodes on the same map.
+    of the direction taken and the two beside it comes with probability 1/3. Reward: 1 for reaching
+    the goal, else 0. Start: the top left cell; the goal is at the bottom right. End: in a hole, at
+    the goal, or the horizon (25 steps). A trial is 15 episodes on the same map.
     Task distribution: each cell is a hole with probability 0.2, start and goal are not, maps
     without a way are drawn again. A hash of the map modulo 10 decides its split (0-7 train,
     8 valid, 9 test), so that no map is in two. ``shifted``: test maps drawn with probability 0.3.
