@@ -141,6 +141,45 @@ def ours(algo: str, seeds: list[int], *, stacked: bool) -> list[dict[str, Any]]:
     return found
 
 
+EQUAL: dict[str, dict[str, Any]] = {
+    "ppo": {"lanes": 8, "rollout_steps": 32, "rounds": 4, "epochs": 20, "minibatch_size": 256},
+    "dqn": {
+        "hidden": (256, 256), "lanes": 8, "train_every": 32, "updates": 128, "rounds": 4,
+        "batch_size": 64, "learning_starts": 0,
+    },
+    "sac": {
+        "hidden": (256, 256), "lanes": 1, "train_every": 1, "updates": 1, "rounds": 200,
+        "batch_size": 256, "learning_starts": 0,
+    },
+}  # fmt: skip
+"""Stable-Baselines3's networks, batches and gradient steps per environment step, as above."""
+
+
+def rate(algo: str, seeds: int) -> int:
+    """Environment steps per CPU second, of all seeds together, doing the same work as theirs."""
+    import dataclasses
+
+    import torch
+
+    from precocial.algos import ALGOS, build
+    from precocial.envs import env_config, make_env
+    from precocial.seeding import Generators, generator
+
+    torch.set_num_threads(1)
+    cfg = dataclasses.replace(ALGOS[algo].config, **EQUAL[algo])
+    env = make_env(TASKS[algo]["env"], env_config(TASKS[algo]["env"]))
+    agents = [build(cfg, env.spec, generator(s, "init")) for s in range(seeds)]
+    spent = 0.0
+    for i in range(4):
+        tasks = env.sample_tasks(seeds, "train", generator(0, "tasks", i))
+        rngs = Generators([generator(s, "rollout", i) for s in range(seeds)])
+        began, before = time.process_time(), env.steps_taken
+        type(agents[0]).update_together(agents, env, tasks, rngs)
+        if i:  # the first one is warm-up
+            spent += time.process_time() - began
+    return round(3 * (env.steps_taken - before) / spent)
+
+
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Of several seeds."""
     cpu, steps = (sum(r[k] for r in runs) for k in ("cpu_s", "steps"))
@@ -176,6 +215,9 @@ def main() -> None:
         print(f"stable-baselines3, {sides[-1]}", file=sys.stderr)
     result["stacked"] = summary(ours(args.algo, seeds, stacked=True))
     result["alone"] = summary(ours(args.algo, seeds[: max(1, args.sb3_seeds)], stacked=False))
+    result["steps_per_cpu_s_at_their_work"] = {
+        "alone": rate(args.algo, 1), "ten stacked": rate(args.algo, 10),
+    }  # fmt: skip
     if sides:
         result["stable-baselines3"] = summary(sides) | {"version": sides[0]["version"]}
         base = result["stable-baselines3"]["cpu_s_a_seed"]

@@ -200,9 +200,12 @@ def ppo_losses(stack: Stack, batch: Batch, cfg: PPOConfig) -> dict[str, Float[Te
     lp = log_prob(dist, batch.action)
     policy = ppo_clip_loss(lp, batch.log_prob, normalise(batch.advantage), cfg.clip_eps)
     value = mean_of_each((values(stack, batch.obs, cfg) - batch.target).square())
-    bonus = mean_of_each(entropy(dist))
-    return {
-        "loss/total": policy + cfg.vf_coef * value - cfg.ent_coef * bonus,
-        "loss/policy": policy, "loss/value": value, "loss/entropy": bonus,
-        "loss/kl": mean_of_each(batch.log_prob - lp),
-    }  # fmt: skip
+    total = policy + cfg.vf_coef * value
+    if cfg.ent_coef:
+        total = total - cfg.ent_coef * mean_of_each(entropy(dist))
+    with torch.no_grad():
+        kept = {
+            "loss/entropy": mean_of_each(entropy(dist)),
+            "loss/kl": mean_of_each(batch.log_prob - lp),
+        }
+    return kept | {"loss/total": total, "loss/policy": policy, "loss/value": value}
