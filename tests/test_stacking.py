@@ -97,12 +97,13 @@ def test_a_stack_resumes_to_the_bit_also_where_seeds_stand_apart(tmp_path):
 def test_one_that_is_not_finite_is_undone_alone_and_fails_alone(tmp_path, monkeypatch):
     from precocial.algos.plain.ppo import PPO
 
-    inner, count = PPO.update_together, iter(range(100))
+    inner, count, victims = PPO.update_together, iter(range(100)), []
 
     def spoiled(members, env, tasks, rng):
-        metrics, k = inner(members, env, tasks, rng), next(count)
-        if k in (1, 4, 5, 6):
-            members[1].nets["actor"]["weight_0"].fill_(float("nan"))
+        metrics = inner(members, env, tasks, rng)
+        victims.append(members[1]) if not victims else None
+        if victims[0] in members and next(count) in (1, 4, 5, 6):
+            victims[0].nets["actor"]["weight_0"].fill_(float("nan"))
         return metrics
 
     monkeypatch.setattr(PPO, "update_together", staticmethod(spoiled))
@@ -152,7 +153,8 @@ def test_a_stack_that_is_stopped_goes_on_to_the_bit(number, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "precocial.cli", *words], stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip  # in the background of a shell it would be ignored
     path = tmp_path / "r" / "seed-1" / "metrics.jsonl"
     while not path.is_file() or len(path.read_text().splitlines()) < 20:
         time.sleep(0.02)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,7 +41,10 @@ OWN_WAYS: dict[str, dict[str, Any]] = {"ppo": {"kickstart": 0.5, "critic_warmup"
 """Where nothing was said, of a source whose policy is wanted whole: of what was tried on poles of
 other lengths, good on all (docs/algorithms/transfer.md)."""
 
-Tell = Callable[[str], None]
+OWN_SETTINGS: dict[str, dict[str, Any]] = {
+    "dqn": {"epsilon": 0.3}, "sac": {"learning_starts": 1000},
+}  # fmt: skip
+"""Settings of both sides where nothing was said: the control explores as much as the transfer."""
 
 
 class Prepared(NamedTuple):
@@ -78,7 +81,9 @@ def prepare(
     Raises:
         UserError: the source does not fit, in one line; nothing was written.
     """
-    base = require_fit(with_overrides(like_source(base, sources[0], given), {"eval_first": True}))
+    settings = {k: v for k, v in OWN_SETTINGS.get(base.algo, {}).items() if k not in given}
+    base = like_source(with_overrides(base, settings), sources[0], given)
+    base = require_fit(with_overrides(base, {"eval_first": True}))
     notes = []
     with closing(build_env(base)) as env:
         own = OWN_WAYS.get(base.algo, {}) if _can_teach(sources[0], env, cfg) else {}

@@ -109,7 +109,8 @@ class SAC(OffPolicy):
         cfg, t = first.cfg, Training(members, env, tasks, rng)
         target, nets = cfg.entropy_of(first.spec), t.stack.nets
         actor = SACLearner(cfg, nets["actor"], t.normalisers, rng, first.spec)
-        actor.random = not t.ready()
+        # A run that began from a source knows better than chance.
+        actor.random = not t.ready() and first.guide is None
 
         def update(batch: Sample) -> dict[str, Tensor]:
             actor.random = False
