@@ -1,8 +1,8 @@
-"""Transfer between CartPoles: every row is one `precocial transfer` of ten seeds beside scratch.
+"""Transfer between poles, pendulums, lakes: a row is a `precocial transfer` of ten seeds.
 
     python benchmarks/transfer.py --seed 10 --out benchmarks/results/transfer.csv
 
-Sources are ten runs of the `ppo` preset, seed by seed. A time is environment steps to the threshold
+Sources are ten runs, seed by seed. A time is environment steps to the threshold
 (the first of two evaluations in a row, after training began), censored runs counting with the whole
 budget.
 """
@@ -23,50 +23,90 @@ from precocial.stacking import run_stacked
 from precocial.transferring.run import transfer
 
 LONG, SHORT, SWAPPED = {"env_half_length": 2.0}, {"env_half_length": 0.1}, {"env_force": -10.0}
-ROWS: list[tuple[str, float, dict[str, Any], TransferConfig]] = [
-    ("pole x 4", 400, LONG, TransferConfig()),
-    ("pole x 4, plain fine-tuning", 400, LONG, TransferConfig(kickstart=0, critic_warmup=0)),
-    ("pole x 4, hidden layers frozen", 400, LONG, TransferConfig(
-        freeze=("actor.[01]",), kickstart=0, critic_warmup=0)),
-    ("pole x 4, policy alone", 400, LONG, TransferConfig(
-        reinit=("critic.*",), kickstart=0, critic_warmup=0)),
-    ("pole / 5", 400, SHORT, TransferConfig()),
-    ("pole / 5, plain fine-tuning", 400, SHORT, TransferConfig(kickstart=0, critic_warmup=0)),
-    ("pole / 5, hidden layers frozen", 400, SHORT, TransferConfig(
-        freeze=("actor.[01]",), kickstart=0, critic_warmup=0)),
-    ("2 inputs more", 475, {"env_extra_inputs": 2}, TransferConfig()),
-    ("1 action more", 475, {"env_extra_actions": 1}, TransferConfig()),
-    ("force reversed", 475, SWAPPED, TransferConfig()),
-    ("force reversed, new head", 475, SWAPPED, TransferConfig(reinit=("actor.2",))),
-    ("force reversed, new heads", 475, SWAPPED, TransferConfig(reinit=("*.2",))),
-    ("force reversed, as a teacher", 475, SWAPPED, TransferConfig(
-        kickstart=1.0, reinit=("actor.*", "critic.*"))),
+SIGHT: dict[str, Any] = {"env_view": "local", "gamma": 0.95, "n_step": 3, "tau": 0.02, "lr": 5e-4}
+SOURCES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "pole": ("ppo", "CartPole-v1", {}),
+    "pendulum": ("sac", "Pendulum-v1", {"iterations": 24}),
+    "lakes": ("dqn", "frozen-lake", SIGHT | {
+        "env_size": 4, "env_train_tasks": 300, "num_tasks": 30, "lanes": 2, "rounds": 13,
+        "train_every": 2, "updates": 8, "explore_steps": 60_000, "final_epsilon": 0.1,
+        "eval_every": 10, "eval_tasks": 200, "iterations": 120,
+    }),
+    "one lake": ("dqn", "FrozenLake-v1", SIGHT | {
+        "env_slippery": False, "explore_steps": 10_000, "eval_every": 1, "eval_tasks": 1,
+        "iterations": 20,
+    }),
+}  # fmt: skip
+"""Algorithm, family and settings of ten runs each."""
+ON_8X8: dict[str, Any] = SIGHT | {
+    "env_slippery": False, "rounds": 16, "learning_starts": 256, "explore_steps": 6000,
+    "eval_every": 1, "eval_tasks": 1, "iterations": 24,
+}  # fmt: skip
+PLAIN = {"kickstart": 0.0, "critic_warmup": 0}
+ROWS: list[tuple[str, str, str, float, dict[str, Any], TransferConfig]] = [
+    ("pole x 4", "pole", "CartPole-v1", 400, LONG, TransferConfig()),
+    ("pole x 4, plain fine-tuning", "pole", "CartPole-v1", 400, LONG, TransferConfig(**PLAIN)),
+    ("pole x 4, hidden layers frozen", "pole", "CartPole-v1", 400, LONG,
+     TransferConfig(freeze=("actor.[01]",), **PLAIN)),
+    ("pole x 4, policy alone", "pole", "CartPole-v1", 400, LONG,
+     TransferConfig(reinit=("critic.*",), **PLAIN)),
+    ("pole / 5", "pole", "CartPole-v1", 400, SHORT, TransferConfig()),
+    ("pole / 5, plain fine-tuning", "pole", "CartPole-v1", 400, SHORT, TransferConfig(**PLAIN)),
+    ("pole / 5, hidden layers frozen", "pole", "CartPole-v1", 400, SHORT,
+     TransferConfig(freeze=("actor.[01]",), **PLAIN)),
+    ("2 inputs more", "pole", "CartPole-v1", 475, {"env_extra_inputs": 2}, TransferConfig()),
+    ("1 action more", "pole", "CartPole-v1", 475, {"env_extra_actions": 1}, TransferConfig()),
+    ("force reversed", "pole", "CartPole-v1", 475, SWAPPED, TransferConfig()),
+    ("force reversed, new head", "pole", "CartPole-v1", 475, SWAPPED,
+     TransferConfig(reinit=("actor.2",))),
+    ("force reversed, new heads", "pole", "CartPole-v1", 475, SWAPPED,
+     TransferConfig(reinit=("*.2",))),
+    ("force reversed, as a teacher", "pole", "CartPole-v1", 475, SWAPPED,
+     TransferConfig(kickstart=1.0, reinit=("actor.*", "critic.*"))),
+    ("mass x 2", "pendulum", "Pendulum-v1", -500, {"env_mass": 2.0, "iterations": 14},
+     TransferConfig()),
+    ("mass x 2, policy alone", "pendulum", "Pendulum-v1", -500,
+     {"env_mass": 2.0, "iterations": 14}, TransferConfig(reinit=("q.*", "q_twin.*"))),
+    ("lakes -> 8x8", "lakes", "FrozenLake8x8-v1", 1, ON_8X8, TransferConfig()),
+    ("lakes -> 8x8, from one map", "one lake", "FrozenLake8x8-v1", 1, ON_8X8, TransferConfig()),
 ]  # fmt: skip
+
+
+def train_sources(name: str, home: Path, first: int) -> Path:
+    """Ten runs, once."""
+    algo, env, settings = SOURCES[name]
+    place = home / "sources" / name
+    folders = [place / f"seed-{s}" for s in range(first, first + 10)]
+    if not place.exists():
+        for folder in folders:
+            seed = int(folder.name.removeprefix("seed-"))
+            create_folder(plan(algo, env, seed=seed, **settings), folder, overwrite=False)
+        run_stacked(folders, quiet=True)
+    return place
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0, help="the first of the ten")
-    parser.add_argument("--iterations", type=int, default=40)
     parser.add_argument("--only", default="", help="rows whose name begins so")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     table = []
     with tempfile.TemporaryDirectory() as home:
-        seeds = range(args.seed, args.seed + 10)
-        folders = [Path(home) / "source" / f"seed-{s}" for s in seeds]
-        for seed, folder in zip(seeds, folders, strict=True):
-            create_folder(plan("ppo", "CartPole-v1", seed=seed), folder, overwrite=False)
-        run_stacked(folders, quiet=True)
-        for i, (name, threshold, options, ways) in enumerate(ROWS):
+        for i, (name, source, env, threshold, options, ways) in enumerate(ROWS):
             if not name.startswith(args.only):
                 continue
             found = transfer(
-                Path(home) / "source", "CartPole-v1", "ppo", seeds=10, out=Path(home) / str(i),
-                threshold=threshold, ways=ways, quiet=True, seed=args.seed,
-                iterations=args.iterations, **options,
+                train_sources(source, Path(home), args.seed), env, seeds=10,
+                out=Path(home) / str(i), threshold=threshold, ways=ways, quiet=True,
+                seed=args.seed, **options,
             )  # fmt: skip
-            row: dict[str, Any] = {"what": name, "threshold": threshold, "steps": found["budget"]}
+            row: dict[str, Any] = {
+                "first_seed": args.seed,
+                "what": name,
+                "threshold": threshold,
+                "steps": found["budget"],
+            }
             for side in ("transfer", "scratch"):
                 one = found[side]
                 for key in ("start", "area", "asymptote", "time"):

@@ -300,6 +300,11 @@ def test_a_transfer_is_two_groups_of_ordinary_runs_that_outlive_the_source(home,
             best = max(r["valid/episode_reward_mean"] for r in rows)
             kept = checkpoint.load(folder / "checkpoint" / "best.safetensors")
             assert kept["best"] <= best
+    page = tmp_path / "page.html"
+    sides = [str(tmp_path / "o" / side) for side in ("transfer", "scratch")]
+    assert main(["report", *sides, "--out", str(page)]) == 0
+    text = page.read_text()
+    assert "What the source brought" in text and "ppo from a source" in text
     begun = read_rows(tmp_path / "o" / "transfer" / "seed-0" / "metrics.jsonl")
     shutil.rmtree(source)
     folder = tmp_path / "o" / "transfer" / "seed-0"
