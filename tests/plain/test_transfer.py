@@ -53,7 +53,7 @@ def put(source, sizes, *, columns=None, relu=False, **ways):
     old = source["actor"]["weight_0"].shape[0]
     columns = columns or [k if k < old else None for k in range(sizes[0])]
     found = operate(
-        source, fresh, TransferConfig(**ways), columns, relu=relu, box=ways.pop("box", False)
+        source, fresh, TransferConfig(**ways), columns, old_obs=old, relu=relu, box=False
     )
     return found.nets["actor"], found
 
@@ -132,6 +132,19 @@ def test_columns_can_change_places():
     spec = CartPoleV1().spec._replace(obs_names=(("arm", (0, 1)), ("eye", (1, 4))))
     named = columns_of(TransferConfig(map_obs=("eye=camera", "arm=arm")), 4, 4, names, spec)
     assert named == [3, 0, 1, 2]
+
+
+def test_a_critic_of_actions_reads_them_where_the_observation_has_grown():
+    critic = orthogonal_layers((3 + 2, 8, 1), 1.0, seeded(0))
+    fresh = orthogonal_layers((5 + 3, 8, 1), 1.0, seeded(1))
+    columns = [0, 1, 2, None, None]
+    new = operate(
+        {"q": critic}, {"q": fresh}, TransferConfig(), columns, old_obs=3, relu=True, box=True
+    ).nets["q"]
+    x = torch.randn(20, 8, generator=seeded(2))  # observation of 5, action of 3
+    torch.testing.assert_close(
+        logits(new, x, True), logits(critic, x[:, [0, 1, 2, 5, 6]], True), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_a_temperature_flattens_the_policy_and_a_new_head_is_new():
@@ -408,7 +421,10 @@ def test_files_and_modules_are_sources(tmp_path, monkeypatch):
         (["--env-extra-actions", "1", "--kickstart", "1"], "so it cannot teach"),
         (["--env", "hidden-gain", "--algo", "mb-mpc"], "nothing of the source is taken"),
         (["--env", "bandit", "--algo", "rl2"], "nothing of the source is taken"),
-        (["--algo", "maml", "--freeze", "actor.0", "--env", "CartPole-v1"], "--freeze: only plain"),
+        (
+            ["--algo", "maml", "--freeze", "actor.0", "--env", "CartPole-v1"],
+            "--freeze: MAML cannot",
+        ),
         (["--unfreeze-at", "5"], "nothing is frozen"),
         (["--head-temperature", "0"], "--head-temperature is 0"),
         (["--only-layers", "0", "--features-from", "1"], "expected one"),
@@ -459,3 +475,49 @@ def test_every_kind_of_network_starts_its_own_kind(tmp_path):
     assert memory["algorithm"] == "rl2" and "weight" in " ".join(before)
     with pytest.raises(UserError, match="only layers of a perceptron can be resized"):
         transfer(rl2, "bandit", out=tmp_path / "x", minibatches=1, memory_size=32, **trials)
+
+
+@pytest.mark.parametrize(
+    ("algo", "env", "flag", "value"),
+    [
+        ("dqn", "CartPole-v1", "--kickstart", "1"),
+        ("dqn", "CartPole-v1", "--critic-warmup", "9"),
+        ("sac", "Pendulum-v1", "--kickstart", "1"),
+        ("q-learning", "FrozenLake-v1", "--freeze", "q.table"),
+    ],
+)
+def test_a_way_that_a_method_does_not_know_is_refused(algo, env, flag, value, tmp_path, capsys):
+    quick = {"eval_every": 0, "iterations": 1, "quiet": True}
+    source = precocial.train(algo, env, out=tmp_path / "s", **quick)
+    words = ["transfer", str(source), "--env", env, flag, value, "--out", str(tmp_path / "o")]
+    assert main(words) == 2
+    assert f"{flag}: " in capsys.readouterr().err and not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(("algo", "env"), [("dqn", "CartPole-v1"), ("sac", "Pendulum-v1")])
+def test_off_policy_runs_begin_from_all_their_networks_and_freeze(algo, env, tmp_path):
+    small = {
+        "lanes": 2, "rounds": 4, "train_every": 3, "updates": 2, "batch_size": 8, "hidden": (8,),
+        "learning_starts": 6, "eval_every": 1, "eval_tasks": 1, "iterations": 2, "quiet": True,
+    }  # fmt: skip
+    source = precocial.train(algo, env, out=tmp_path / "s", **small)
+    found = transfer(
+        source, env, out=tmp_path / "o", ways=TransferConfig(freeze=("*.0",), checkpoint="last"),
+        **small,
+    )  # fmt: skip
+    assert found["algorithm"] == algo
+    before, after = (
+        checkpoint.load(f / "checkpoint" / "last.safetensors")["algorithm"]["nets"]
+        for f in (source, tmp_path / "o" / "transfer" / "seed-0")
+    )
+    for net in before:
+        for k, p in before[net].items():
+            if net != "temperature":
+                assert torch.equal(p, after[net][k]) == k.endswith("_0"), (net, k)
+
+
+def test_a_table_starts_a_table(tmp_path):
+    quick = {"eval_every": 1, "iterations": 2, "quiet": True}
+    source = precocial.train("q-learning", "FrozenLake-v1", out=tmp_path / "s", **quick)
+    found = transfer(source, "FrozenLake-v1", out=tmp_path / "o", **quick)
+    assert found["transfer"]["start"]["mean"] >= 0 and found["forgetting"]

@@ -40,7 +40,7 @@ class OffPolicyConfig(PlainConfig):
     batch_size: int = 64
     """Transitions in a gradient step (B)."""
     buffer_size: int = 50_000
-    """Transitions of a task that are kept, the last ones."""
+    """Transitions that are kept, the last ones, in equal shares of all tasks."""
     learning_starts: int = 1000
     """Transitions before the first gradient step."""
     tau: float = 0.005
@@ -52,10 +52,11 @@ class OffPolicyConfig(PlainConfig):
         at_least(self, 1, "rounds", "train_every", "updates", "batch_size", "buffer_size")
         at_least(self, 0, "learning_starts")
         in_range(self, 0, 1, "tau")
-        if self.buffer_size < self.lanes * self.train_every:
+        if self.buffer_size < self.num_tasks * self.lanes * self.train_every:
             raise UserError(
                 f"--buffer-size is {self.buffer_size}; expected at least the steps between "
-                f"updates, --lanes x --train-every = {self.lanes * self.train_every}"
+                "updates, --num-tasks x --lanes x --train-every = "
+                f"{self.num_tasks * self.lanes * self.train_every}"
             )
 
 
@@ -70,7 +71,7 @@ class OffPolicy(PlainMethod):
         super().__init__(cfg, spec, rng, device)
         self.targets = self.initial_targets()
         self.replay = TaskReplay(
-            max(1, cfg.buffer_size // cfg.lanes), spare=cfg.rounds * cfg.train_every
+            cfg.buffer_size // (cfg.num_tasks * cfg.lanes), spare=cfg.rounds * cfg.train_every
         )
         self.updates_done = 0
 

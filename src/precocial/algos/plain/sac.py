@@ -32,6 +32,7 @@ from torch import Tensor
 
 from precocial.algos.plain.off_policy import OffPolicy, OffPolicyConfig, Training
 from precocial.algos.plain.shared import Normalisers, PlainConfig, PlainLearner
+from precocial.algos.transfer.guide import LEASH
 from precocial.checks import positive
 from precocial.nets.mlp import ACTIVATIONS, Activation, orthogonal_layers, perceptron
 from precocial.nets.stack import Nets
@@ -81,6 +82,7 @@ class SACConfig(OffPolicyConfig):
 class SAC(OffPolicy):
     """Soft actor-critic."""
 
+    held_by = LEASH | {"critic_warmup"}
     cfg: SACConfig
 
     def initial_nets(self, rng: torch.Generator) -> Nets:

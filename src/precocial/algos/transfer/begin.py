@@ -6,12 +6,9 @@ import dataclasses
 from typing import Any
 
 from precocial.algos.transfer.config import TransferConfig
-from precocial.algos.transfer.guide import Guide
+from precocial.algos.transfer.guide import HOLDING, Guide
 from precocial.algos.transfer.surgery import Columns, Operation, Row, operate
 from precocial.types import EnvSpec, Transferable, UserError
-
-GUIDED = ("freeze", "features_from", "unfreeze_at", "critic_warmup", "l2_source", "kickstart")
-"""Ways that go on while the run is trained."""
 
 
 def begin(algorithm: Any, cfg: TransferConfig, source: dict[str, Any]) -> list[Row]:
@@ -44,7 +41,9 @@ def begin(algorithm: Any, cfg: TransferConfig, source: dict[str, Any]) -> list[R
             f"the source's activation is {theirs}, --activation is {own}: layers would compute "
             f"something else; use --activation {theirs}"
         )
-    kinds: dict[str, Any] = {"relu": own == "relu", "box": spec.action_kind == "box"}
+    kinds: dict[str, Any] = {
+        "relu": own == "relu", "box": spec.action_kind == "box", "old_obs": source["obs_dim"],
+    }  # fmt: skip
     operation = operate(source["nets"], fresh, cfg, columns, **kinds)
     taken = any(row.fate in ("kept", "resized") for row in operation.plan if "." in row.layer)
     if not taken and not (cfg.kickstart and {"actor"} <= fresh.keys() & source["nets"].keys()):
@@ -63,14 +62,15 @@ def guide(
     operation: Operation, kinds: dict[str, Any],
 ) -> None:  # fmt: skip
     """Give the algorithm what holds it to its source, if it can be held."""
-    if not hasattr(algorithm, "guide"):
-        default = TransferConfig()
-        for name in GUIDED:
-            if getattr(cfg, name) and getattr(cfg, name) != getattr(default, name):
-                raise UserError(
-                    f"--{name.replace('_', '-')}: only plain methods (ppo, ...) can be held to a "
-                    "source while they are trained; leave it out"
-                )
+    can: frozenset[str] = getattr(algorithm, "held_by", frozenset())
+    for name in HOLDING:
+        if getattr(cfg, name) not in (None, 0, ()) and name not in can:
+            raise UserError(
+                f"--{name.replace('_', '-')}: {type(algorithm).__name__} cannot be held to a "
+                f"source in this way while it is trained ({', '.join(sorted(can)) or 'in none'}); "
+                "leave it out"
+            )
+    if not can:
         return
     teacher = None
     if cfg.kickstart and "actor" in source["nets"] and source.get("teaches", True):

@@ -14,6 +14,10 @@ from precocial.algos.transfer.surgery import Operation, layer_of
 from precocial.nets.stack import Nets, flat
 from precocial.types import Params
 
+LEASH = frozenset({"freeze", "features_from", "unfreeze_at", "l2_source"})
+HOLDING = LEASH | {"critic_warmup", "kickstart"}
+"""Ways that go on while a run is trained."""
+
 
 class Guide:
     """Of one run.

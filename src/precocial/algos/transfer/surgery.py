@@ -46,7 +46,14 @@ class Operation(NamedTuple):
 
 
 def operate(
-    source: Nets, fresh: Nets, cfg: TransferConfig, columns: Columns, *, relu: bool, box: bool
+    source: Nets,
+    fresh: Nets,
+    cfg: TransferConfig,
+    columns: Columns,
+    *,
+    old_obs: int,
+    relu: bool,
+    box: bool,
 ) -> Operation:
     """Put what ``source`` knows into networks as ``fresh``.
 
@@ -55,13 +62,16 @@ def operate(
         fresh: The target's own, untrained.
         cfg: What to take, and what to freeze.
         columns: Where the observation's columns come from.
+        old_obs: How many the source's observation has.
         relu: Whether activations are; then an inserted layer can be the identity.
         box: Whether actions are continuous; then a new action's mean is 0.
 
     Raises:
         UserError: a pattern that matches nothing, or sizes that cannot be bridged.
     """
-    found = {name: _operate_net(name, source, fresh, cfg, columns, relu, box) for name in fresh}
+    found = {
+        name: _operate_net(name, source, fresh, cfg, columns, old_obs, relu, box) for name in fresh
+    }
     plan = [row for _, _, rows in found.values() for row in rows]
     _require_matches(cfg, plan)
     frozen = [row._replace(frozen=is_frozen(row.layer, cfg, plan)) for row in plan]
@@ -100,8 +110,8 @@ def _require_matches(cfg: TransferConfig, plan: Sequence[Row]) -> None:
 
 
 def _operate_net(
-    net: str, source: Nets, fresh: Nets, cfg: TransferConfig, columns: Columns, relu: bool,
-    box: bool,
+    net: str, source: Nets, fresh: Nets, cfg: TransferConfig, columns: Columns, old_obs: int,
+    relu: bool, box: bool,
 ) -> tuple[Params, Params, list[Row]]:  # fmt: skip
     """One network: its parameters, which of them are known, its part of the plan."""
     target = fresh[net]
@@ -116,12 +126,12 @@ def _operate_net(
         return dict(target), {k: torch.zeros_like(p) for k, p in target.items()}, rows
     if "weight_0" not in target or "weight_0" not in theirs:
         return _same_shapes(net, theirs, target, cfg)
-    return _layers(net, theirs, target, cfg, columns, relu, box)
+    return _layers(net, theirs, target, cfg, columns, old_obs, relu, box)
 
 
 def _layers(
-    net: str, theirs: Params, target: Params, cfg: TransferConfig, columns: Columns, relu: bool,
-    box: bool,
+    net: str, theirs: Params, target: Params, cfg: TransferConfig, columns: Columns, old_obs: int,
+    relu: bool, box: bool,
 ) -> tuple[Params, Params, list[Row]]:  # fmt: skip
     """A perceptron."""
     new, known, rows = dict(target), {k: torch.zeros_like(p) for k, p in target.items()}, []
@@ -160,7 +170,10 @@ def _layers(
                 f"layer cannot compute the same, use --hidden with {old[1]} there or --reinit "
                 f"{net}.*"
             )
-        places: Columns = columns if i == 0 else [*range(old[0]), *[None] * (own[0] - old[0])]
+        places: Columns = [*range(min(old[0], own[0])), *[None] * max(0, own[0] - old[0])]
+        if i == 0:  # after the observation an action may be read, which keeps its order
+            first, more = own[0] - len(columns), old[0] - old_obs
+            places = [*columns, *(old_obs + k if k < more else None for k in range(first))]
         here = torch.tensor([k for k, place in enumerate(places) if place is not None])
         there = torch.tensor([place for place in places if place is not None])
         width = min(old[1], own[1])
