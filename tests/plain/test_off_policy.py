@@ -240,7 +240,7 @@ def test_the_temperature_has_a_floor_and_moves_towards_its_target():
 
 def test_on_a_family_replay_is_kept_by_task_and_lanes_begin_anew():
     env = PointNav(PointNavConfig(horizon=12))
-    agent = agent_of("sac", env, num_tasks=3, learning_starts=0)
+    agent = agent_of("sac", env, num_tasks=3, learning_starts=0, buffer_size=600)
     for i in range(3):
         agent.meta_update(env, env.sample_tasks(3, "train", seeded(i)), seeded(9 + i))
     assert agent.replay.fields["reward"].shape[1:] == (3, 2)
