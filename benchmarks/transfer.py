@@ -30,6 +30,7 @@ SOURCES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "lakes": ("dqn", "frozen-lake", SIGHT | {
         "env_size": 4, "env_train_tasks": 300, "num_tasks": 30, "lanes": 2, "rounds": 13,
         "train_every": 2, "updates": 8, "explore_steps": 60_000, "final_epsilon": 0.1,
+        "buffer_size": 200_000,
         "eval_every": 10, "eval_tasks": 200, "iterations": 120,
     }),
     "one lake": ("dqn", "FrozenLake-v1", SIGHT | {
@@ -110,14 +111,14 @@ def main() -> None:
             for side in ("transfer", "scratch"):
                 one = found[side]
                 for key in ("start", "area", "asymptote", "time"):
-                    row[f"{side}_{key}"] = round(one[key]["mean"], 1)
-                    row[f"{side}_{key}_ci95"] = json.dumps([round(x) for x in one[key]["ci95"]])
+                    row[f"{side}_{key}"] = round(one[key]["mean"], 2)
+                    row[f"{side}_{key}_ci95"] = json.dumps([round(x, 2) for x in one[key]["ci95"]])
                 row[f"{side}_never"] = one["censored"]
             row["at_most_half"] = found["at_most_half_the_time"]
-            row["jump_start"] = round(found["jump_start"]["mean"], 1)
+            row["jump_start"] = round(found["jump_start"]["mean"], 2)
             row["transfer_ratio"] = round(found["transfer_ratio"], 2)
             row["time_with_source"] = round(found["transfer"]["time_with_source"]["mean"])
-            row["starts"] = json.dumps([round(x) for x in found["transfer"]["start"]["each"]])
+            row["starts"] = json.dumps([round(x, 2) for x in found["transfer"]["start"]["each"]])
             row["lost_on_source"] = found["forgetting"] and round(found["forgetting"]["lost"], 1)
             row["commit"] = commit()
             table.append(row)
