@@ -10,15 +10,18 @@ import torch
 from torch import nn
 
 import precocial
+from precocial.algos.plain.dqn import DQNConfig, q_values
 from precocial.algos.plain.ppo import PPOConfig
+from precocial.algos.plain.sac import SACConfig
 from precocial.algos.transfer.begin import begin, columns_of
 from precocial.algos.transfer.config import TransferConfig
 from precocial.algos.transfer.surgery import operate
 from precocial.cli import main
 from precocial.envs.control.cart_pole_v1 import CartPoleV1, CartPoleV1Config
+from precocial.envs.control.pendulum_v1 import PendulumV1
 from precocial.nets.mlp import action_dist, orthogonal_layers, perceptron
 from precocial.runs import checkpoint
-from precocial.runs.folder import load_algorithm
+from precocial.runs.folder import load_algorithm, read_plan
 from precocial.runs.rows import read_rows
 from precocial.training import run
 from precocial.transferring.measure import Curve, area, asymptote, curve_of, measure, time_to
@@ -148,6 +151,61 @@ def test_a_temperature_flattens_the_policy_and_a_new_head_is_new():
     assert [(row.fate, row.frozen) for row in found.plan] == [
         ("kept", True), ("kept", True), ("new", False)
     ]  # fmt: skip
+
+
+def agent(algo, spec, seed, **settings):
+    config = {"sac": SACConfig, "dqn": DQNConfig}[algo]
+    return precocial.algos.build(config(hidden=(8, 8), **settings), spec, seeded(seed))
+
+
+def source_of(trained, spec, **more):
+    own = {"obs_dim": spec.obs_dim, "action_kind": spec.action_kind, "activation": "relu"}
+    return {"nets": trained.networks(), "action_dim": spec.action_dim} | own | more
+
+
+def test_a_critic_of_continuous_actions_still_reads_them():
+    spec = PendulumV1().spec
+    old, new = (agent("sac", spec, seed) for seed in (1, 2))
+    rows = begin(new, TransferConfig(), source_of(old, spec))
+    assert {row.fate for row in rows} == {"kept"}
+    assert torch.equal(new.nets["q"]["weight_0"], old.nets["q"]["weight_0"])
+    # another observation: the action is still the action
+    wide = spec._replace(obs_dim=5, action_dim=2)
+    new = agent("sac", wide, 3)
+    begin(new, TransferConfig(), source_of(old, spec))
+    for name in ("q", "q_twin"):
+        ours, theirs = new.nets[name]["weight_0"], old.nets[name]["weight_0"]
+        assert torch.equal(ours[[0, 1, 2, 5]], theirs) and not ours[[3, 4, 6]].any()
+
+
+@pytest.mark.parametrize("actions", [(1, 2), (2, 1)])
+def test_means_stay_means_and_deviations_deviations(actions):
+    before, after = (PendulumV1().spec._replace(action_dim=k) for k in actions)
+    old, new = agent("sac", before, 1), agent("sac", after, 2)
+    begin(new, TransferConfig(), source_of(old, before))
+    x = torch.randn(20, 3, generator=seeded(3))
+    parts = [logits(a.nets["actor"], x, relu=True).chunk(2, -1) for a in (old, new)]
+    for theirs, ours in zip(*parts, strict=True):
+        torch.testing.assert_close(ours[:, :1], theirs[:, :1])
+        assert not ours[:, 1:].any()  # the new action's mean is 0
+
+
+def test_a_dueling_value_stays_a_value_and_only_a_dueling_net_starts_one():
+    before, after = (CartPoleV1(CartPoleV1Config(extra_actions=k)).spec for k in (0, 1))
+    old, new = (agent("dqn", s, k, dueling=True) for k, s in enumerate((before, after)))
+    begin(new, TransferConfig(), source_of(old, before))
+    x = torch.randn(1, 50, 4, generator=seeded(3))
+    theirs, ours = (
+        q_values({k: p.unsqueeze(0) for k, p in a.nets["q"].items()}, x, a.cfg) for a in (old, new)
+    )
+    torch.testing.assert_close(ours[..., :2], theirs)
+    torch.testing.assert_close(ours[..., 2], theirs.mean(-1))
+    for dueling in (True, False):
+        old = agent("dqn", before, 1, dueling=dueling)
+        new = agent("dqn", before, 2, dueling=not dueling)
+        with pytest.raises(UserError, match="alone is dueling"):
+            begin(new, TransferConfig(), source_of(old, before))
+        begin(new, TransferConfig(reinit=("q.2",)), source_of(old, before))
 
 
 # ---- training on ----------------------------------------------------------------------------
@@ -433,6 +491,16 @@ def test_damaged_sources_are_one_line(content, said, tmp_path, capsys):
     assert said in capsys.readouterr().err
     assert main(["transfer", str(tmp_path / "none"), "--env", "CartPole-v1"]) == 2
     assert main(["transfer", "no.module:thing", "--env", "CartPole-v1"]) == 2
+
+
+def test_a_dueling_source_starts_a_dueling_net(tmp_path):
+    tiny = {
+        "lanes": 2, "rounds": 2, "train_every": 3, "updates": 1, "learning_starts": 0,
+        "iterations": 1, "eval_tasks": 1, "eval_every": 1, "quiet": True,
+    }  # fmt: skip
+    home = precocial.train("dqn", "CartPole-v1", out=tmp_path / "d", dueling=True, **tiny)
+    transfer(home, "CartPole-v1", out=tmp_path / "o", scratch=False, **tiny)
+    assert read_plan(tmp_path / "o" / "transfer" / "seed-0").algo_config.dueling
 
 
 def test_every_kind_of_network_starts_its_own_kind(tmp_path):

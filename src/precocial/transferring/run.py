@@ -55,13 +55,15 @@ class Prepared(NamedTuple):
 
 
 def like_source(p: Plan, source: Source, given: Sequence[str]) -> Plan:
-    """The plan with the source's sizes, activation and normalising, but for what was ``given``."""
+    """The plan with the source's sizes, activation and the like, but for what was ``given``."""
     known = p.algo_config.__dataclass_fields__
     found: dict[str, Any] = {}
     net = next((layers for layers in source["nets"].values() if "weight_0" in layers), None)
     if net is not None:
         depth = sum(k.startswith("weight_") for k in net)
         found["hidden"] = tuple(net[f"weight_{i}"].shape[1] for i in range(depth - 1))
+    if source.get("dueling") is not None:
+        found["dueling"] = source["dueling"]
     if source.get("activation"):
         found["activation"] = source["activation"]
     if "normaliser" in source["nets"]:

@@ -20,8 +20,9 @@ from precocial.runs.folder import expand_runs, is_run, load_algorithm
 from precocial.types import Transferable, UserError
 
 Source = dict[str, Any]
-"""``nets`` by name; ``obs_dim``, ``action_kind``, ``action_dim``, ``activation`` and ``names`` as
-far as they are known; where it is from: ``place``, ``sha256``, ``algo``, ``env``, ``env_steps``."""
+"""``nets`` by name; ``obs_dim``, ``action_kind``, ``action_dim``, ``activation``, ``dueling`` and
+``names`` as far as they are known; where it is from: ``place``, ``sha256``, ``algo``, ``env``,
+``env_steps``."""
 
 STARTS = {
     "actor": "policies: ppo, sac, maml, fomaml, promp, reptile, multi-task",
@@ -73,6 +74,7 @@ def from_run(folder: Path, which: Literal["best", "last"]) -> Source:
     return {
         "nets": nets, "obs_dim": spec.obs_dim, "action_kind": spec.action_kind,
         "action_dim": spec.action_dim, "activation": getattr(p.algo_config, "activation", ""),
+        "dueling": getattr(p.algo_config, "dueling", None),
         "names": dict(spec.obs_names), "place": str(folder.absolute()), "sha256": digest(path),
         "algo": p.algo, "env": p.env, "env_steps": int(checkpoint.load(path)["env_steps"]),
     }  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 from precocial.algos.transfer.config import TransferConfig
 from precocial.algos.transfer.guide import Guide
-from precocial.algos.transfer.surgery import Columns, Operation, Row, operate
+from precocial.algos.transfer.surgery import Columns, Operation, Row, Spaces, operate
 from precocial.types import EnvSpec, Transferable, UserError
 
 GUIDED = ("freeze", "features_from", "unfreeze_at", "critic_warmup", "l2_source", "kickstart")
@@ -44,7 +44,13 @@ def begin(algorithm: Any, cfg: TransferConfig, source: dict[str, Any]) -> list[R
             f"the source's activation is {theirs}, --activation is {own}: layers would compute "
             f"something else; use --activation {theirs}"
         )
-    kinds: dict[str, Any] = {"relu": own == "relu", "box": spec.action_kind == "box"}
+    same_kind = source.get("action_kind") in (None, spec.action_kind)
+    kinds: dict[str, Any] = {
+        "relu": own == "relu", "box": spec.action_kind == "box",
+        "spaces": Spaces(
+            source["obs_dim"], source.get("action_dim") if same_kind else None, spec.action_dim
+        ),
+    }  # fmt: skip
     operation = operate(source["nets"], fresh, cfg, columns, **kinds)
     taken = any(row.fate in ("kept", "resized") for row in operation.plan if "." in row.layer)
     if not taken and not (cfg.kickstart and {"actor"} <= fresh.keys() & source["nets"].keys()):
