@@ -453,6 +453,8 @@ def test_files_and_modules_are_sources(tmp_path, monkeypatch):
         (["--reinit", "acter.*"], "--reinit acter.* matches no layer"),
         (["--reinit", "*"], "nothing of the source is taken"),
         (["--hidden", "4", "4"], "actor.0 has 8 units in the source and 4 in the target"),
+        (["--hidden", "4", "8", "--reinit", "*.0"], "actor.1 has 8 inputs in the source and 4"),
+        (["--features-from", "2"], "--features-from is 2; expected layers on top of it"),
         (["--activation", "relu"], "use --activation tanh"),
         (["--map-obs", "9=0"], "there is no '9'"),
         (["--map-obs", "0-1=0"], "2 columns in the target, 1 in the source"),

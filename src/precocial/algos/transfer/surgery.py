@@ -108,6 +108,12 @@ def layer_of(net: str, parameter: str) -> str:
 
 
 def _require_matches(cfg: TransferConfig, plan: Sequence[Row]) -> None:
+    numbers = [int(n) for r in plan if (n := r.layer.rpartition(".")[2]).isdigit() and r.target]
+    if cfg.features_from is not None and cfg.features_from >= max(numbers, default=0):
+        raise UserError(
+            f"--features-from is {cfg.features_from}; expected layers on top of it, of which the "
+            f"last is {max(numbers, default=0)}"
+        )
     layers = [row.layer for row in plan if row.layer != "normaliser"]
     for flag, patterns in (("--freeze", cfg.freeze), ("--reinit", cfg.reinit)):
         for pattern in patterns:
@@ -175,6 +181,11 @@ def _layers(
                 f"{layer} has {old[1]} units in the source and {own[1]} in the target; a narrower "
                 f"layer cannot compute the same, use --hidden with {old[1]} there or --reinit "
                 f"{net}.*"
+            )
+        if i and own[0] < old[0]:
+            raise UserError(
+                f"{layer} has {old[0]} inputs in the source and {own[0]} in the target; use "
+                f"--hidden with {old[0]} there or --reinit {layer}"
             )
         places = _inputs(old[0], own[0], columns, spaces) if i == 0 else _same_units(old[0], own[0])
         here = torch.tensor([k for k, place in enumerate(places) if place is not None]).long()
