@@ -524,3 +524,48 @@ def test_every_kind_of_network_starts_its_own_kind(tmp_path):
     assert memory["algorithm"] == "rl2" and "weight" in " ".join(before)
     with pytest.raises(UserError, match="only layers of a perceptron can be resized"):
         transfer(rl2, "bandit", out=tmp_path / "x", minibatches=1, memory_size=32, **trials)
+
+
+def layers(**tensors):
+    return {k.replace("__", "."): torch.full(v, 0.1) for k, v in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        (layers(weight_1=(4, 8), bias_1=(8,)), "actor has layers 1; expected 0, 1, ..."),
+        (layers(weight_0=(4, 8)), "actor.0 has no bias"),
+        (layers(weight_0=(4, 8), bias_0=(7,)), "actor.0 has a bias of sizes (7,)"),
+        (layers(weight_0=(4,), bias_0=(8,)), "actor.0 has weights of sizes (4,)"),
+        (
+            layers(weight_0=(4, 8), bias_0=(8,), weight_1=(9, 2), bias_1=(2,)),
+            "actor.1 reads 9 numbers, the layer below it gives 8",
+        ),
+        (layers(_0__weight=(8, 4), _0__bias=(7,)), "actor.0 has a bias of sizes (7,)"),
+        (
+            layers(actor__weight_0=(4, 2), actor__bias_0=(2,), critic__weight_0=(3, 1),
+                   critic__bias_0=(1,)),
+            "critic.0 reads 3 numbers, actor.0 4",
+        ),
+        (layers(weight_0=(4, 2), bias_0=(2,), log_std=(1, 2)), "log_std has sizes (1, 2)"),
+        ({"0.weight": torch.full((2, 4), torch.nan)}, "numbers that are not finite"),
+        ({"0.weight": torch.zeros(0, 4)}, "actor.0 has weights of sizes (4, 0)"),
+    ],
+)  # fmt: skip
+def test_layers_that_do_not_fit_together_are_one_line(tensors, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "x.safetensors"
+    safetensors.torch.save_file({k.lstrip("_"): v for k, v in tensors.items()}, path)
+    assert main(["transfer", str(path), "--env", "CartPole-v1", "--algo", "ppo"]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("text", ["json:loads", ":", "broken_here:net", "json:"])
+def test_a_callable_that_fails_is_one_line(text, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken_here.py").write_text("def net(:\n")
+    assert main(["transfer", text, "--env", "CartPole-v1", "--algo", "ppo"]) == 2
+    error = capsys.readouterr().err
+    assert f"source {text}: " in error and error.count("\n") == 1
