@@ -12,6 +12,7 @@ from torch import nn
 import precocial
 from precocial.algos.plain.dqn import DQNConfig, q_values
 from precocial.algos.plain.ppo import PPOConfig
+from precocial.algos.plain.q_learning import QLearningConfig
 from precocial.algos.plain.sac import SACConfig
 from precocial.algos.transfer.begin import begin, columns_of
 from precocial.algos.transfer.config import TransferConfig
@@ -19,6 +20,7 @@ from precocial.algos.transfer.surgery import operate
 from precocial.cli import main
 from precocial.envs.control.cart_pole_v1 import CartPoleV1, CartPoleV1Config
 from precocial.envs.control.pendulum_v1 import PendulumV1
+from precocial.envs.grid.frozen_lake import FrozenLakeV1
 from precocial.nets.mlp import action_dist, orthogonal_layers, perceptron
 from precocial.runs import checkpoint
 from precocial.runs.folder import load_algorithm, read_plan
@@ -154,7 +156,7 @@ def test_a_temperature_flattens_the_policy_and_a_new_head_is_new():
 
 
 def agent(algo, spec, seed, **settings):
-    config = {"sac": SACConfig, "dqn": DQNConfig}[algo]
+    config = {"sac": SACConfig, "dqn": DQNConfig, "q-learning": QLearningConfig}[algo]
     return precocial.algos.build(config(hidden=(8, 8), **settings), spec, seeded(seed))
 
 
@@ -569,3 +571,40 @@ def test_a_callable_that_fails_is_one_line(text, tmp_path, capsys, monkeypatch):
     assert main(["transfer", text, "--env", "CartPole-v1", "--algo", "ppo"]) == 2
     error = capsys.readouterr().err
     assert f"source {text}: " in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("algo", "ways", "said"),
+    [
+        ("dqn", {"kickstart": 1.0}, "--kickstart: this algorithm has no such way"),
+        ("dqn", {"critic_warmup": 99}, "--critic-warmup: this algorithm has no such way"),
+        ("sac", {"kickstart": 1.0}, "--kickstart: this algorithm has no such way"),
+        ("q-learning", {"freeze": ("q.table",)}, "--freeze: this algorithm has no such way"),
+        ("q-learning", {"l2_source": 1.0}, "--l2-source: this algorithm has no such way"),
+    ],
+)
+def test_a_way_that_an_algorithm_does_not_have_is_refused(algo, ways, said):
+    spec = (FrozenLakeV1() if algo == "q-learning" else CartPoleV1()).spec
+    one, other = (agent(algo, spec, seed) for seed in (1, 2))
+    with pytest.raises(UserError, match=said):
+        begin(one, TransferConfig(**ways), source_of(other, spec))
+    begin(one, TransferConfig(), source_of(other, spec))
+
+
+def test_who_has_no_policy_cannot_teach_and_activations_of_values_count_too(home):
+    spec = CartPoleV1().spec
+    source = read_sources(str(home), "best")[0]
+    del source["nets"]["actor"]
+    new = precocial.algos.build(PPOConfig(hidden=(8, 8)), spec, seeded())
+    with pytest.raises(UserError, match="--kickstart: the source has no policy"):
+        begin(new, TransferConfig(kickstart=1.0), source)
+    old, new = agent("dqn", spec, 1), agent("dqn", spec, 2, activation="tanh")
+    with pytest.raises(UserError, match="use --activation relu"):
+        begin(new, TransferConfig(), source_of(old, spec))
+
+
+def test_a_pattern_names_a_new_head_for_other_actions(home):
+    new = precocial.algos.build(PPOConfig(hidden=(8, 8)), PendulumV1().spec, seeded())
+    source = read_sources(str(home), "best")[0]
+    rows = begin(new, TransferConfig(reinit=("*.2",), map_obs=("0-2=0-2",)), source)
+    assert {row.layer for row in rows if row.fate == "new"} >= {"actor.2", "critic.2"}

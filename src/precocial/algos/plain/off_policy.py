@@ -63,6 +63,7 @@ class OffPolicy(PlainMethod):
     """One run with a replay and targets."""
 
     cfg: OffPolicyConfig
+    held_by: tuple[str, ...] = ("freeze", "features_from", "unfreeze_at", "l2_source")
     targets: Nets
     """Slow copies of some of the networks."""
 

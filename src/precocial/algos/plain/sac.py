@@ -82,6 +82,7 @@ class SAC(OffPolicy):
     """Soft actor-critic."""
 
     cfg: SACConfig
+    held_by = (*OffPolicy.held_by, "critic_warmup")
 
     def initial_nets(self, rng: torch.Generator) -> Nets:
         """A wide policy, values near 0."""

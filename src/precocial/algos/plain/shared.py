@@ -82,6 +82,8 @@ class PlainMethod:
     is_trial = True
     greedy = True
     progress = 0.0
+    held_by: tuple[str, ...] = ()
+    """Ways of ``TransferConfig`` in which it can be held to a source while it is trained."""
     nets: Nets
 
     def __init__(self, cfg: Any, spec: EnvSpec, rng: torch.Generator, device: str = "cpu") -> None:

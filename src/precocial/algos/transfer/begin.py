@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from fnmatch import fnmatchcase
 from typing import Any
 
 from precocial.algos.transfer.config import TransferConfig
-from precocial.algos.transfer.guide import Guide
+from precocial.algos.transfer.guide import GUIDED, Guide
 from precocial.algos.transfer.surgery import Columns, Operation, Row, Spaces, operate
 from precocial.types import EnvSpec, Transferable, UserError
-
-GUIDED = ("freeze", "features_from", "unfreeze_at", "critic_warmup", "l2_source", "kickstart")
-"""Ways that go on while the run is trained."""
 
 
 def begin(algorithm: Any, cfg: TransferConfig, source: dict[str, Any]) -> list[Row]:
@@ -39,7 +37,7 @@ def begin(algorithm: Any, cfg: TransferConfig, source: dict[str, Any]) -> list[R
     columns = columns_of(cfg, source["obs_dim"], spec.obs_dim, source.get("names"), spec)
     own = getattr(settings, "activation", "tanh")
     theirs = source.get("activation") or own
-    if own != theirs and "actor" in fresh:
+    if own != theirs and any("weight_0" in fresh.get(net, {}) for net in ("actor", "q")):
         raise UserError(
             f"the source's activation is {theirs}, --activation is {own}: layers would compute "
             f"something else; use --activation {theirs}"
@@ -69,15 +67,21 @@ def guide(
     operation: Operation, kinds: dict[str, Any],
 ) -> None:  # fmt: skip
     """Give the algorithm what holds it to its source, if it can be held."""
-    if not hasattr(algorithm, "guide"):
-        default = TransferConfig()
-        for name in GUIDED:
-            if getattr(cfg, name) and getattr(cfg, name) != getattr(default, name):
-                raise UserError(
-                    f"--{name.replace('_', '-')}: only plain methods (ppo, ...) can be held to a "
-                    "source while they are trained; leave it out"
-                )
+    default, held_by = TransferConfig(), getattr(algorithm, "held_by", None)
+    for name in GUIDED:
+        asked = getattr(cfg, name) and getattr(cfg, name) != getattr(default, name)
+        flag = f"--{name.replace('_', '-')}"
+        if asked and held_by is None:
+            raise UserError(
+                f"{flag}: only plain methods (ppo, ...) can be held to a source while they are "
+                "trained; leave it out"
+            )
+        if asked and held_by is not None and name not in held_by:
+            raise UserError(f"{flag}: this algorithm has no such way; leave it out")
+    if held_by is None:
         return
+    if cfg.kickstart and "actor" not in source["nets"]:
+        raise UserError("--kickstart: the source has no policy that could teach; leave it out")
     teacher = None
     if cfg.kickstart and "actor" in source["nets"] and source.get("teaches", True):
         # The source as it is: no new head, no temperature, in the target's shape.
@@ -105,7 +109,7 @@ def require_same_actions(
                 f"--kickstart: the source has {theirs} actions, {spec.name} {spec.action_kind} "
                 "ones, so it cannot teach; leave it out"
             )
-        missing = [head for head in heads if head not in cfg.reinit]
+        missing = [h for h in heads if not any(fnmatchcase(h, pattern) for pattern in cfg.reinit)]
         if missing and cfg.features_from is None and not cfg.only_layers:
             raise UserError(
                 f"{missing[0]}: the source has {theirs} actions, {spec.name} {spec.action_kind} "

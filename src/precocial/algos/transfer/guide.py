@@ -14,6 +14,9 @@ from precocial.algos.transfer.surgery import Operation, layer_of
 from precocial.nets.stack import Nets, flat
 from precocial.types import Params
 
+GUIDED = ("freeze", "features_from", "unfreeze_at", "critic_warmup", "l2_source", "kickstart")
+"""Ways that go on while the run is trained; an algorithm names those it has, ``held_by``."""
+
 
 class Guide:
     """Of one run.
