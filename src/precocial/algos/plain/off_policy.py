@@ -57,6 +57,12 @@ class OffPolicyConfig(PlainConfig):
                 f"--buffer-size is {self.buffer_size}; expected at least the steps between "
                 f"updates, --lanes x --train-every = {self.lanes * self.train_every}"
             )
+        most = self.buffer_size // self.lanes * self.lanes * self.num_tasks
+        if self.learning_starts > most:
+            raise UserError(
+                f"--learning-starts is {self.learning_starts}; expected at most the {most} "
+                "transitions that --buffer-size keeps, or nothing is ever learned"
+            )
 
 
 class OffPolicy(PlainMethod):
