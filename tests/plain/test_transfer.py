@@ -326,6 +326,16 @@ def test_measures_by_hand():
     assert measure(ours[:1], [], [0], None)["transfer"]["area"]["ci95"] is None
 
 
+def test_who_gets_there_after_the_budget_is_censored():
+    short, long = curve(0, 9, 9), curve(0, 0, 0, 9, 9)  # the budget is that of the shortest
+    found = measure([long], [short], [0], threshold=9)
+    assert found["budget"] == 200
+    assert found["transfer"]["times"] == [None] and found["transfer"]["censored"] == 1
+    assert found["transfer"]["time"]["mean"] == 200
+    assert found["at_most_half_the_time"] == 0 and found["scratch"]["censored"] == 0
+    assert measure([curve(0, 0, 0, 9, 9)], [curve(*[0] * 4)], [0], 9)["transfer"]["times"] == [300]
+
+
 def test_the_last_stage_of_adaptation_is_what_counts():
     rows = [
         {"env_steps": s, "valid/episode_reward_mean": 0.0, "valid/episode_reward_mean_adapt_1": s}
