@@ -27,7 +27,7 @@ from precocial.runs.folder import load_algorithm, read_plan
 from precocial.runs.rows import read_rows
 from precocial.training import run
 from precocial.transferring.measure import Curve, area, asymptote, curve_of, measure, time_to
-from precocial.transferring.run import transfer
+from precocial.transferring.run import judge, transfer
 from precocial.transferring.source import from_callable, from_file, read_sources
 from precocial.types import UserError
 
@@ -505,6 +505,36 @@ def test_damaged_sources_are_one_line(content, said, tmp_path, capsys):
     assert said in capsys.readouterr().err
     assert main(["transfer", str(tmp_path / "none"), "--env", "CartPole-v1"]) == 2
     assert main(["transfer", "no.module:thing", "--env", "CartPole-v1"]) == 2
+
+
+def test_every_source_must_fit_before_anything_is_written(home, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(home, tmp_path / "sources" / "seed-0")
+    precocial.train(
+        "ppo", "CartPole-v1", iterations=1, out=tmp_path / "sources" / "seed-1", quiet=True,
+        hidden=(16, 16), **SMALL,
+    )  # fmt: skip
+    words = ["transfer", str(tmp_path / "sources"), "--env", "CartPole-v1", *WORDS, "--seeds", "2"]
+    words += ["--kickstart", "0", "--iterations", "1", "--out", str(tmp_path / "o")]
+    assert main(words) == 2
+    assert "actor.0 has 16 units in the source and 8" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_forgetting_is_of_the_very_source(home, tmp_path):
+    import shutil
+
+    source = tmp_path / "source"
+    shutil.copytree(home, source)
+    last = TransferConfig(checkpoint="last")
+    ways = {"iterations": 1, "quiet": True, "scratch": False, **SMALL}
+    (source / "checkpoint" / "best.safetensors").unlink()
+    found = transfer(source, "CartPole-v1", out=tmp_path / "o", ways=last, **ways)
+    assert found["forgetting"] is not None
+    shutil.copy(home / "checkpoint" / "best.safetensors", source / "checkpoint")
+    (source / "checkpoint" / "last.safetensors").write_bytes(b"another by now")
+    assert judge(tmp_path / "o", None)["forgetting"] is None
 
 
 def test_a_dueling_source_starts_a_dueling_net(tmp_path):
