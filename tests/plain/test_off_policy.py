@@ -278,6 +278,13 @@ def test_values_without_a_meaning_are_refused(config, flag, value):
         dataclasses.replace(config(), **{flag: value})
 
 
+def test_a_tables_rows_are_where_the_table_is():
+    agent = agent_of("q-learning", FrozenLakeV1())
+    learner = agent.learner(1, 2, seeded())
+    learner.params = {"table": torch.zeros(2, 16, 4, device="meta")}
+    assert learner._row((2, 3)).device.type == "meta"
+
+
 # ---- runs -----------------------------------------------------------------------------------
 
 RUNS = [

@@ -16,6 +16,7 @@ from precocial.algos.plain.q_learning import QLearningConfig
 from precocial.algos.plain.sac import SACConfig
 from precocial.algos.transfer.begin import begin, columns_of
 from precocial.algos.transfer.config import TransferConfig
+from precocial.algos.transfer.guide import Guide, Guides
 from precocial.algos.transfer.surgery import operate
 from precocial.cli import main
 from precocial.envs.control.cart_pole_v1 import CartPoleV1, CartPoleV1Config
@@ -274,6 +275,14 @@ def test_the_teacher_pulls_less_and_less_and_is_the_source_before_it_moved(home)
     source = read_sources(str(home), "best")[0]["nets"]["actor"]
     assert torch.equal(agent.guide.teacher["weight_2"], source["weight_2"])
     assert not torch.equal(before["actor"]["weight_2"], source["weight_2"])
+
+
+def test_what_holds_a_run_is_where_the_run_is():
+    _, found = put(nets(), (4, 8, 8, 2))
+    ways = TransferConfig(freeze=("actor.0",), l2_source=1.0, kickstart=1.0)
+    guides = Guides([Guide(ways, found, found.nets["actor"], "meta"), None], [0, 0])
+    parts = [guides.trainable, guides.leash, guides.source, guides.known, guides.pull]
+    assert {x.device.type for x in [*parts, *guides.teachers.values()]} == {"meta"}
 
 
 def test_a_leash_keeps_what_was_taken_near_the_source_and_leaves_the_rest(home):

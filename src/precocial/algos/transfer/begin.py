@@ -90,7 +90,7 @@ def guide(
             head_temperature=1.0, log_std=None,
         )  # fmt: skip
         teacher = operate(source["nets"], fresh, whole, columns, **kinds).nets["actor"]
-    algorithm.guide = Guide(cfg, operation, teacher)
+    algorithm.guide = Guide(cfg, operation, teacher, algorithm.normaliser["mean"].device)
 
 
 def require_same_actions(
