@@ -51,14 +51,22 @@ class TaskReplay:
 
     @property
     def oldest(self) -> int:
-        """Number of the first step that is still here."""
+        """Number of the first step that is sampled from, also after the last ones are taken back.
+
+        So a folder keeps what an iteration stood on that is undone after it was saved.
+        """
+        return max(0, self.total - self.room)
+
+    @property
+    def start(self) -> int:
+        """Number of the first step that is sampled from."""
         return max(0, self.total - self.capacity)
 
     @property
     def num_transitions(self) -> int:
         """Of each task, to be sampled from."""
         lanes = self.fields["reward"].shape[2] if self.fields else 0
-        return lanes * (self.total - self.oldest)
+        return lanes * (self.total - self.start)
 
     def add(self, rollout: Rollout) -> None:
         """The next steps of every lane."""
@@ -117,7 +125,7 @@ class TaskReplay:
         draw = torch.randint(
             self.num_transitions, (tasks, num), generator=rng, device=reward.device
         )
-        time, lane = self.oldest + draw // lanes, draw % lanes
+        time, lane = self.start + draw // lanes, draw % lanes
         task = torch.arange(tasks, device=reward.device).unsqueeze(1)
 
         def at(name: str, when: Tensor) -> Tensor:
@@ -154,7 +162,7 @@ class TaskReplay:
             self.num_transitions, (tasks, num), generator=rng, device=reward.device
         )
         steps = torch.arange(length, device=reward.device)
-        time = (self.oldest + draw // lanes).unsqueeze(-1) + steps
+        time = (self.start + draw // lanes).unsqueeze(-1) + steps
         task: Int[Tensor, "n 1 1"] = torch.arange(tasks, device=reward.device).view(-1, 1, 1)
         lane = (draw % lanes).unsqueeze(-1)
         found = {k: x[time % self.room, task, lane] for k, x in self.fields.items()}

@@ -377,7 +377,10 @@ class Growing(Protocol):
 
     @property
     def oldest(self) -> int:
-        """Number of the first row that is still asked for; 0 where none is ever dropped."""
+        """Number of the first row that is still asked for, now or after an iteration is undone.
+
+        0 where none is ever dropped.
+        """
         ...
 
     def __len__(self) -> int:

@@ -270,11 +270,19 @@ def test_what_does_not_fit_is_refused_in_one_line(algo, env, said, tmp_path):
         (DQNConfig, "epsilon", -0.1), (SACConfig, "min_alpha", 0.0), (SACConfig, "alpha", 0.001),
         (SACConfig, "target_entropy", math.inf), (QLearningConfig, "lr_power", 2.0),
         (QLearningConfig, "steps", 0), (DQNConfig, "updates", 0),
+        (DQNConfig, "learning_starts", 50_001), (SACConfig, "learning_starts", 10**9),
     ],
 )  # fmt: skip
 def test_values_without_a_meaning_are_refused(config, flag, value):
     with pytest.raises(UserError, match=f"--{flag.replace('_', '-')} is"):
         dataclasses.replace(config(), **{flag: value})
+
+
+def test_a_tables_rows_are_where_the_table_is():
+    agent = agent_of("q-learning", FrozenLakeV1())
+    learner = agent.learner(1, 2, seeded())
+    learner.params = {"table": torch.zeros(2, 16, 4, device="meta")}
+    assert learner._row((2, 3)).device.type == "meta"
 
 
 # ---- runs -----------------------------------------------------------------------------------

@@ -10,19 +10,25 @@ import torch
 from torch import nn
 
 import precocial
+from precocial.algos.plain.dqn import DQNConfig, q_values
 from precocial.algos.plain.ppo import PPOConfig
+from precocial.algos.plain.q_learning import QLearningConfig
+from precocial.algos.plain.sac import SACConfig
 from precocial.algos.transfer.begin import begin, columns_of
 from precocial.algos.transfer.config import TransferConfig
+from precocial.algos.transfer.guide import Guide, Guides
 from precocial.algos.transfer.surgery import operate
 from precocial.cli import main
 from precocial.envs.control.cart_pole_v1 import CartPoleV1, CartPoleV1Config
+from precocial.envs.control.pendulum_v1 import PendulumV1
+from precocial.envs.grid.frozen_lake import FrozenLakeV1
 from precocial.nets.mlp import action_dist, orthogonal_layers, perceptron
 from precocial.runs import checkpoint
-from precocial.runs.folder import load_algorithm
+from precocial.runs.folder import load_algorithm, read_plan
 from precocial.runs.rows import read_rows
 from precocial.training import run
 from precocial.transferring.measure import Curve, area, asymptote, curve_of, measure, time_to
-from precocial.transferring.run import transfer
+from precocial.transferring.run import judge, transfer
 from precocial.transferring.source import from_callable, from_file, read_sources
 from precocial.types import UserError
 
@@ -53,7 +59,7 @@ def put(source, sizes, *, columns=None, relu=False, **ways):
     old = source["actor"]["weight_0"].shape[0]
     columns = columns or [k if k < old else None for k in range(sizes[0])]
     found = operate(
-        source, fresh, TransferConfig(**ways), columns, old_obs=old, relu=relu, box=False
+        source, fresh, TransferConfig(**ways), columns, relu=relu, box=ways.pop("box", False)
     )
     return found.nets["actor"], found
 
@@ -134,19 +140,6 @@ def test_columns_can_change_places():
     assert named == [3, 0, 1, 2]
 
 
-def test_a_critic_of_actions_reads_them_where_the_observation_has_grown():
-    critic = orthogonal_layers((3 + 2, 8, 1), 1.0, seeded(0))
-    fresh = orthogonal_layers((5 + 3, 8, 1), 1.0, seeded(1))
-    columns = [0, 1, 2, None, None]
-    new = operate(
-        {"q": critic}, {"q": fresh}, TransferConfig(), columns, old_obs=3, relu=True, box=True
-    ).nets["q"]
-    x = torch.randn(20, 8, generator=seeded(2))  # observation of 5, action of 3
-    torch.testing.assert_close(
-        logits(new, x, True), logits(critic, x[:, [0, 1, 2, 5, 6]], True), rtol=1e-5, atol=1e-6
-    )
-
-
 def test_a_temperature_flattens_the_policy_and_a_new_head_is_new():
     source = nets()
     new, _ = put(source, (4, 8, 8, 2), head_temperature=4.0)
@@ -161,6 +154,61 @@ def test_a_temperature_flattens_the_policy_and_a_new_head_is_new():
     assert [(row.fate, row.frozen) for row in found.plan] == [
         ("kept", True), ("kept", True), ("new", False)
     ]  # fmt: skip
+
+
+def agent(algo, spec, seed, **settings):
+    config = {"sac": SACConfig, "dqn": DQNConfig, "q-learning": QLearningConfig}[algo]
+    return precocial.algos.build(config(hidden=(8, 8), **settings), spec, seeded(seed))
+
+
+def source_of(trained, spec, **more):
+    own = {"obs_dim": spec.obs_dim, "action_kind": spec.action_kind, "activation": "relu"}
+    return {"nets": trained.networks(), "action_dim": spec.action_dim} | own | more
+
+
+def test_a_critic_of_continuous_actions_still_reads_them():
+    spec = PendulumV1().spec
+    old, new = (agent("sac", spec, seed) for seed in (1, 2))
+    rows = begin(new, TransferConfig(), source_of(old, spec))
+    assert {row.fate for row in rows} == {"kept"}
+    assert torch.equal(new.nets["q"]["weight_0"], old.nets["q"]["weight_0"])
+    # another observation: the action is still the action
+    wide = spec._replace(obs_dim=5, action_dim=2)
+    new = agent("sac", wide, 3)
+    begin(new, TransferConfig(), source_of(old, spec))
+    for name in ("q", "q_twin"):
+        ours, theirs = new.nets[name]["weight_0"], old.nets[name]["weight_0"]
+        assert torch.equal(ours[[0, 1, 2, 5]], theirs) and not ours[[3, 4, 6]].any()
+
+
+@pytest.mark.parametrize("actions", [(1, 2), (2, 1)])
+def test_means_stay_means_and_deviations_deviations(actions):
+    before, after = (PendulumV1().spec._replace(action_dim=k) for k in actions)
+    old, new = agent("sac", before, 1), agent("sac", after, 2)
+    begin(new, TransferConfig(), source_of(old, before))
+    x = torch.randn(20, 3, generator=seeded(3))
+    parts = [logits(a.nets["actor"], x, relu=True).chunk(2, -1) for a in (old, new)]
+    for theirs, ours in zip(*parts, strict=True):
+        torch.testing.assert_close(ours[:, :1], theirs[:, :1])
+        assert not ours[:, 1:].any()  # the new action's mean is 0
+
+
+def test_a_dueling_value_stays_a_value_and_only_a_dueling_net_starts_one():
+    before, after = (CartPoleV1(CartPoleV1Config(extra_actions=k)).spec for k in (0, 1))
+    old, new = (agent("dqn", s, k, dueling=True) for k, s in enumerate((before, after)))
+    begin(new, TransferConfig(), source_of(old, before))
+    x = torch.randn(1, 50, 4, generator=seeded(3))
+    theirs, ours = (
+        q_values({k: p.unsqueeze(0) for k, p in a.nets["q"].items()}, x, a.cfg) for a in (old, new)
+    )
+    torch.testing.assert_close(ours[..., :2], theirs)
+    torch.testing.assert_close(ours[..., 2], theirs.mean(-1))
+    for dueling in (True, False):
+        old = agent("dqn", before, 1, dueling=dueling)
+        new = agent("dqn", before, 2, dueling=not dueling)
+        with pytest.raises(UserError, match="alone is dueling"):
+            begin(new, TransferConfig(), source_of(old, before))
+        begin(new, TransferConfig(reinit=("q.2",)), source_of(old, before))
 
 
 # ---- training on ----------------------------------------------------------------------------
@@ -229,6 +277,14 @@ def test_the_teacher_pulls_less_and_less_and_is_the_source_before_it_moved(home)
     assert not torch.equal(before["actor"]["weight_2"], source["weight_2"])
 
 
+def test_what_holds_a_run_is_where_the_run_is():
+    _, found = put(nets(), (4, 8, 8, 2))
+    ways = TransferConfig(freeze=("actor.0",), l2_source=1.0, kickstart=1.0)
+    guides = Guides([Guide(ways, found, found.nets["actor"], "meta"), None], [0, 0])
+    parts = [guides.trainable, guides.leash, guides.source, guides.known, guides.pull]
+    assert {x.device.type for x in [*parts, *guides.teachers.values()]} == {"meta"}
+
+
 def test_a_leash_keeps_what_was_taken_near_the_source_and_leaves_the_rest(home):
     env = CartPoleV1(CartPoleV1Config(extra_inputs=2))
     far, near = (
@@ -277,6 +333,16 @@ def test_measures_by_hand():
     low, high = found["jump_start"]["ci95"]
     assert low == 0 and high == 10
     assert measure(ours[:1], [], [0], None)["transfer"]["area"]["ci95"] is None
+
+
+def test_who_gets_there_after_the_budget_is_censored():
+    short, long = curve(0, 9, 9), curve(0, 0, 0, 9, 9)  # the budget is that of the shortest
+    found = measure([long], [short], [0], threshold=9)
+    assert found["budget"] == 200
+    assert found["transfer"]["times"] == [None] and found["transfer"]["censored"] == 1
+    assert found["transfer"]["time"]["mean"] == 200
+    assert found["at_most_half_the_time"] == 0 and found["scratch"]["censored"] == 0
+    assert measure([curve(0, 0, 0, 9, 9)], [curve(*[0] * 4)], [0], 9)["transfer"]["times"] == [300]
 
 
 def test_the_last_stage_of_adaptation_is_what_counts():
@@ -413,6 +479,8 @@ def test_files_and_modules_are_sources(tmp_path, monkeypatch):
         (["--reinit", "acter.*"], "--reinit acter.* matches no layer"),
         (["--reinit", "*"], "nothing of the source is taken"),
         (["--hidden", "4", "4"], "actor.0 has 8 units in the source and 4 in the target"),
+        (["--hidden", "4", "8", "--reinit", "*.0"], "actor.1 has 8 inputs in the source and 4"),
+        (["--features-from", "2"], "--features-from is 2; expected layers on top of it"),
         (["--activation", "relu"], "use --activation tanh"),
         (["--map-obs", "9=0"], "there is no '9'"),
         (["--map-obs", "0-1=0"], "2 columns in the target, 1 in the source"),
@@ -421,10 +489,7 @@ def test_files_and_modules_are_sources(tmp_path, monkeypatch):
         (["--env-extra-actions", "1", "--kickstart", "1"], "so it cannot teach"),
         (["--env", "hidden-gain", "--algo", "mb-mpc"], "nothing of the source is taken"),
         (["--env", "bandit", "--algo", "rl2"], "nothing of the source is taken"),
-        (
-            ["--algo", "maml", "--freeze", "actor.0", "--env", "CartPole-v1"],
-            "--freeze: MAML cannot",
-        ),
+        (["--algo", "maml", "--freeze", "actor.0", "--env", "CartPole-v1"], "--freeze: only plain"),
         (["--unfreeze-at", "5"], "nothing is frozen"),
         (["--head-temperature", "0"], "--head-temperature is 0"),
         (["--only-layers", "0", "--features-from", "1"], "expected one"),
@@ -456,6 +521,46 @@ def test_damaged_sources_are_one_line(content, said, tmp_path, capsys):
     assert main(["transfer", "no.module:thing", "--env", "CartPole-v1"]) == 2
 
 
+def test_every_source_must_fit_before_anything_is_written(home, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(home, tmp_path / "sources" / "seed-0")
+    precocial.train(
+        "ppo", "CartPole-v1", iterations=1, out=tmp_path / "sources" / "seed-1", quiet=True,
+        hidden=(16, 16), **SMALL,
+    )  # fmt: skip
+    words = ["transfer", str(tmp_path / "sources"), "--env", "CartPole-v1", *WORDS, "--seeds", "2"]
+    words += ["--kickstart", "0", "--iterations", "1", "--out", str(tmp_path / "o")]
+    assert main(words) == 2
+    assert "actor.0 has 16 units in the source and 8" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_forgetting_is_of_the_very_source(home, tmp_path):
+    import shutil
+
+    source = tmp_path / "source"
+    shutil.copytree(home, source)
+    last = TransferConfig(checkpoint="last")
+    ways = {"iterations": 1, "quiet": True, "scratch": False, **SMALL}
+    (source / "checkpoint" / "best.safetensors").unlink()
+    found = transfer(source, "CartPole-v1", out=tmp_path / "o", ways=last, **ways)
+    assert found["forgetting"] is not None
+    shutil.copy(home / "checkpoint" / "best.safetensors", source / "checkpoint")
+    (source / "checkpoint" / "last.safetensors").write_bytes(b"another by now")
+    assert judge(tmp_path / "o", None)["forgetting"] is None
+
+
+def test_a_dueling_source_starts_a_dueling_net(tmp_path):
+    tiny = {
+        "lanes": 2, "rounds": 2, "train_every": 3, "updates": 1, "learning_starts": 0,
+        "iterations": 1, "eval_tasks": 1, "eval_every": 1, "quiet": True,
+    }  # fmt: skip
+    home = precocial.train("dqn", "CartPole-v1", out=tmp_path / "d", dueling=True, **tiny)
+    transfer(home, "CartPole-v1", out=tmp_path / "o", scratch=False, **tiny)
+    assert read_plan(tmp_path / "o" / "transfer" / "seed-0").algo_config.dueling
+
+
 def test_every_kind_of_network_starts_its_own_kind(tmp_path):
     tiny = {"num_tasks": 2, "episodes_per_task": 2, "iterations": 1, "eval_every": 0, "quiet": True}
     maml = precocial.train("maml", "CartPole-v1", out=tmp_path / "m", env_horizon=20, **tiny)
@@ -475,6 +580,88 @@ def test_every_kind_of_network_starts_its_own_kind(tmp_path):
     assert memory["algorithm"] == "rl2" and "weight" in " ".join(before)
     with pytest.raises(UserError, match="only layers of a perceptron can be resized"):
         transfer(rl2, "bandit", out=tmp_path / "x", minibatches=1, memory_size=32, **trials)
+
+
+def layers(**tensors):
+    return {k.replace("__", "."): torch.full(v, 0.1) for k, v in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        (layers(weight_1=(4, 8), bias_1=(8,)), "actor has layers 1; expected 0, 1, ..."),
+        (layers(weight_0=(4, 8)), "actor.0 has no bias"),
+        (layers(weight_0=(4, 8), bias_0=(7,)), "actor.0 has a bias of sizes (7,)"),
+        (layers(weight_0=(4,), bias_0=(8,)), "actor.0 has weights of sizes (4,)"),
+        (
+            layers(weight_0=(4, 8), bias_0=(8,), weight_1=(9, 2), bias_1=(2,)),
+            "actor.1 reads 9 numbers, the layer below it gives 8",
+        ),
+        (layers(_0__weight=(8, 4), _0__bias=(7,)), "actor.0 has a bias of sizes (7,)"),
+        (
+            layers(actor__weight_0=(4, 2), actor__bias_0=(2,), critic__weight_0=(3, 1),
+                   critic__bias_0=(1,)),
+            "critic.0 reads 3 numbers, actor.0 4",
+        ),
+        (layers(weight_0=(4, 2), bias_0=(2,), log_std=(1, 2)), "log_std has sizes (1, 2)"),
+        ({"0.weight": torch.full((2, 4), torch.nan)}, "numbers that are not finite"),
+        ({"0.weight": torch.zeros(0, 4)}, "actor.0 has weights of sizes (4, 0)"),
+    ],
+)  # fmt: skip
+def test_layers_that_do_not_fit_together_are_one_line(tensors, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "x.safetensors"
+    safetensors.torch.save_file({k.lstrip("_"): v for k, v in tensors.items()}, path)
+    assert main(["transfer", str(path), "--env", "CartPole-v1", "--algo", "ppo"]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("text", ["json:loads", ":", "broken_here:net", "json:"])
+def test_a_callable_that_fails_is_one_line(text, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken_here.py").write_text("def net(:\n")
+    assert main(["transfer", text, "--env", "CartPole-v1", "--algo", "ppo"]) == 2
+    error = capsys.readouterr().err
+    assert f"source {text}: " in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("algo", "ways", "said"),
+    [
+        ("dqn", {"kickstart": 1.0}, "--kickstart: this algorithm has no such way"),
+        ("dqn", {"critic_warmup": 99}, "--critic-warmup: this algorithm has no such way"),
+        ("sac", {"kickstart": 1.0}, "--kickstart: this algorithm has no such way"),
+        ("q-learning", {"freeze": ("q.table",)}, "--freeze: this algorithm has no such way"),
+        ("q-learning", {"l2_source": 1.0}, "--l2-source: this algorithm has no such way"),
+    ],
+)
+def test_a_way_that_an_algorithm_does_not_have_is_refused(algo, ways, said):
+    spec = (FrozenLakeV1() if algo == "q-learning" else CartPoleV1()).spec
+    one, other = (agent(algo, spec, seed) for seed in (1, 2))
+    with pytest.raises(UserError, match=said):
+        begin(one, TransferConfig(**ways), source_of(other, spec))
+    begin(one, TransferConfig(), source_of(other, spec))
+
+
+def test_who_has_no_policy_cannot_teach_and_activations_of_values_count_too(home):
+    spec = CartPoleV1().spec
+    source = read_sources(str(home), "best")[0]
+    del source["nets"]["actor"]
+    new = precocial.algos.build(PPOConfig(hidden=(8, 8)), spec, seeded())
+    with pytest.raises(UserError, match="--kickstart: the source has no policy"):
+        begin(new, TransferConfig(kickstart=1.0), source)
+    old, new = agent("dqn", spec, 1), agent("dqn", spec, 2, activation="tanh")
+    with pytest.raises(UserError, match="use --activation relu"):
+        begin(new, TransferConfig(), source_of(old, spec))
+
+
+def test_a_pattern_names_a_new_head_for_other_actions(home):
+    new = precocial.algos.build(PPOConfig(hidden=(8, 8)), PendulumV1().spec, seeded())
+    source = read_sources(str(home), "best")[0]
+    rows = begin(new, TransferConfig(reinit=("*.2",), map_obs=("0-2=0-2",)), source)
+    assert {row.layer for row in rows if row.fate == "new"} >= {"actor.2", "critic.2"}
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,8 @@ def area(curve: Curve, budget: float) -> float:
     steps, returns = curve.env_steps[inside], curve.returns[inside]
     if len(steps) < 2:
         return float(returns[0])
-    return float(np.trapezoid(returns, steps) / (steps[-1] - steps[0]))
+    between = (returns[1:] + returns[:-1]) / 2
+    return float((between * np.diff(steps)).sum() / (steps[-1] - steps[0]))
 
 
 def asymptote(curve: Curve) -> float:
@@ -92,8 +93,9 @@ def measure(
         }
         result[side] = {k: _figure(v) for k, v in values.items()}
         if threshold is not None:
-            times = [time_to(c, threshold) for c in curves]
-            kept = [budget if t is None else min(t, budget) for t in times]
+            found = [time_to(c, threshold) for c in curves]
+            times = [t if t is not None and t <= budget else None for t in found]
+            kept = [budget if t is None else t for t in times]
             own = source_steps if side == "transfer" else [0] * len(curves)
             result[side] |= {
                 "time": _figure(kept),

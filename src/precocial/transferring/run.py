@@ -34,7 +34,7 @@ from precocial.seeding import derive, generator
 from precocial.stacking import require_stackable, run_stacked
 from precocial.training import run
 from precocial.transferring.measure import curve_of, measure
-from precocial.transferring.source import Source, read_sources
+from precocial.transferring.source import Source, digest, read_sources
 from precocial.types import TaskEnv, UserError
 
 OWN_WAYS: dict[str, dict[str, Any]] = {"ppo": {"kickstart": 0.5, "critic_warmup": 2048}}
@@ -58,13 +58,15 @@ class Prepared(NamedTuple):
 
 
 def like_source(p: Plan, source: Source, given: Sequence[str]) -> Plan:
-    """The plan with the source's sizes, activation and normalising, but for what was ``given``."""
+    """The plan with the source's sizes, activation and the like, but for what was ``given``."""
     known = p.algo_config.__dataclass_fields__
     found: dict[str, Any] = {}
     net = next((layers for layers in source["nets"].values() if "weight_0" in layers), None)
     if net is not None:
         depth = sum(k.startswith("weight_") for k in net)
         found["hidden"] = tuple(net[f"weight_{i}"].shape[1] for i in range(depth - 1))
+    if source.get("dueling") is not None:
+        found["dueling"] = source["dueling"]
     if source.get("activation"):
         found["activation"] = source["activation"]
     if "normaliser" in source["nets"]:
@@ -89,7 +91,7 @@ def prepare(
         own = OWN_WAYS.get(base.algo, {}) if _can_teach(sources[0], env, cfg) else {}
         said = {k: v for k in ("kickstart", "critic_warmup") if (v := getattr(cfg, k)) is not None}
         ways = dataclasses.replace(cfg, **{"kickstart": 0.0, "critic_warmup": 0} | own | said)
-        rows = begin(build_algorithm(base, env), ways, sources[0])
+        begun = [begin(build_algorithm(base, env), ways, s) for s in sources[:seeds]]
         one = [
             (with_overrides(base, {"seed": base.run.seed + k}), sources[k % len(sources)])
             for k in range(seeds)
@@ -104,7 +106,7 @@ def prepare(
                 note += f"; no teacher for {whom} what is untrained"
             notes.append(note)
             one = [(p, s | {"teaches": ok}) for (p, s), ok in zip(one, good, strict=True)]
-    return Prepared([(dataclasses.replace(p, transfer=ways), s) for p, s in one], rows, notes)
+    return Prepared([(dataclasses.replace(p, transfer=ways), s) for p, s in one], begun[0], notes)
 
 
 def _can_teach(source: Source, env: TaskEnv, cfg: TransferConfig) -> bool:
@@ -215,20 +217,29 @@ def judge(out: Path, threshold: float | None) -> dict[str, Any]:
 def forgetting(folders: Sequence[Path], sources: Sequence[Source]) -> dict[str, Any] | None:
     """Return on the source's own task: of the source, and of what it became.
 
-    None where the source is no run that is still there, or the networks no longer fit its task.
+    None where the source is no run that is still there as it was, or the networks no longer fit its
+    task.
     """
     before: list[float] = []
     after: list[float] = []
     for folder, source in zip(folders, sources, strict=True):
-        place = Path(source["place"])
-        if not (place / "config.yaml").is_file():
+        ways = read_plan(folder).transfer
+        place, which = Path(source["place"]), ways.checkpoint if ways else "best"
+        path = place / "checkpoint" / f"{which}.safetensors"
+        if not (path.is_file() and digest(path) == source["sha256"]):
             return None
-        p, env, theirs, _ = load_algorithm(place, "best")
+        try:
+            p, env, theirs, _ = load_algorithm(place, which)
+        except UserError:  # its environment is not there any more, for one
+            return None
         with closing(env):
             mine = load_algorithm(folder)
             mine[1].close()
             ours, spec = mine[2], mine[1].spec
-            if (spec.obs_dim, spec.action_dim) != (env.spec.obs_dim, env.spec.action_dim):
+            if any(
+                getattr(spec, name) != getattr(env.spec, name)
+                for name in ("obs_dim", "action_kind", "action_dim")
+            ):
                 return None
             tasks = env.sample_tasks(p.run.eval_tasks, "test", generator(0, "forgetting"))
             for algorithm, scores in ((theirs, before), (ours, after)):

@@ -20,8 +20,9 @@ from precocial.runs.folder import expand_runs, is_run, load_algorithm
 from precocial.types import Transferable, UserError
 
 Source = dict[str, Any]
-"""``nets`` by name; ``obs_dim``, ``action_kind``, ``action_dim``, ``activation`` and ``names`` as
-far as they are known; where it is from: ``place``, ``sha256``, ``algo``, ``env``, ``env_steps``."""
+"""``nets`` by name; ``obs_dim``, ``action_kind``, ``action_dim``, ``activation``, ``dueling`` and
+``names`` as far as they are known; where it is from: ``place``, ``sha256``, ``algo``, ``env``,
+``env_steps``."""
 
 STARTS = {
     "actor": "policies: ppo, sac, maml, fomaml, promp, reptile, multi-task",
@@ -73,6 +74,7 @@ def from_run(folder: Path, which: Literal["best", "last"]) -> Source:
     return {
         "nets": nets, "obs_dim": spec.obs_dim, "action_kind": spec.action_kind,
         "action_dim": spec.action_dim, "activation": getattr(p.algo_config, "activation", ""),
+        "dueling": getattr(p.algo_config, "dueling", None),
         "names": dict(spec.obs_names), "place": str(folder.absolute()), "sha256": digest(path),
         "algo": p.algo, "env": p.env, "env_steps": int(checkpoint.load(path)["env_steps"]),
     }  # fmt: skip
@@ -101,8 +103,11 @@ def from_callable(text: str) -> Source:
         sys.path.insert(0, here)
     try:
         made = getattr(importlib.import_module(module), name)()
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"source {text}: {error}; expected module:callable") from error
+    except Exception as error:  # whatever another's code raises
+        what = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"source {text}: {what}; expected module:callable, which takes no arguments"
+        ) from error
     if not isinstance(made, nn.Module):
         raise UserError(
             f"source {text} returned a {type(made).__name__}; expected a torch.nn.Module"
@@ -138,13 +143,52 @@ def _of_layers(tensors: Mapping[str, Tensor], place: str, sha256: str, activatio
                 f"source {place}: {name} of sizes {tuple(tensors[name].shape)} is no layer of a "
                 "perceptron; expected weights (outputs, inputs) and biases"
             )
-    if not any("weight_0" in layers for layers in nets.values()):
+    if not any(k.startswith("weight_") for layers in nets.values() for k in layers):
         raise UserError(f"source {place} holds no layer of a perceptron")
-    first = next(layers for layers in nets.values() if "weight_0" in layers)
+    _require_whole(nets, place)
+    first = next(iter(nets.values()))
     return {
         "nets": nets, "obs_dim": len(first["weight_0"]), "activation": activation, "place": place,
         "sha256": sha256, "algo": "", "env": "", "env_steps": 0,
     }  # fmt: skip
+
+
+def _require_whole(nets: Nets, place: str) -> None:
+    """Refuse layers that do not fit together, or hold no numbers."""
+
+    def refuse(words: str) -> None:
+        raise UserError(f"source {place}: {words}")
+
+    for net, layers in nets.items():
+        numbers = sorted(int(k[7:]) for k in layers if k.startswith("weight_"))
+        if numbers != list(range(max(1, len(numbers)))):
+            refuse(f"{net} has layers {', '.join(map(str, numbers)) or 'none'}; expected 0, 1, ...")
+        below = None
+        for i in numbers:
+            weight, bias = layers[f"weight_{i}"], layers.get(f"bias_{i}")
+            if weight.ndim != 2 or not weight.numel():
+                refuse(f"{net}.{i} has weights of sizes {tuple(weight.shape)}; expected a matrix")
+            if bias is None:
+                refuse(f"{net}.{i} has no bias")
+            elif bias.shape != weight.shape[1:]:
+                refuse(
+                    f"{net}.{i} has a bias of sizes {tuple(bias.shape)}; expected "
+                    f"{weight.shape[1]} numbers"
+                )
+            if below not in (None, len(weight)):
+                refuse(f"{net}.{i} reads {len(weight)} numbers, the layer below it gives {below}")
+            below = weight.shape[1]
+        if "log_std" in layers and layers["log_std"].shape != (below,):
+            sizes = tuple(layers["log_std"].shape)
+            refuse(f"{net}.log_std has sizes {sizes}; expected {below} numbers")
+        if not all(bool(torch.isfinite(x).all()) for x in layers.values()):
+            refuse(f"{net} holds numbers that are not finite")
+    obs = {net: len(layers["weight_0"]) for net, layers in nets.items()}
+    for net in ("critic", "q"):
+        if "actor" in obs and net in obs and obs[net] != obs["actor"]:
+            if net == "q" and obs[net] > obs["actor"]:  # it reads actions, too
+                continue
+            refuse(f"{net}.0 reads {obs[net]} numbers, actor.0 {obs['actor']}; expected as many")
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

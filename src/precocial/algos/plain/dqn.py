@@ -28,7 +28,6 @@ from torch import Tensor
 
 from precocial.algos.plain.off_policy import OffPolicy, OffPolicyConfig, Training
 from precocial.algos.plain.shared import Normalisers, PlainConfig, PlainLearner, epsilons
-from precocial.algos.transfer.guide import LEASH
 from precocial.checks import at_least, in_range, positive
 from precocial.nets.mlp import ACTIVATIONS, Activation, orthogonal_layers, perceptron
 from precocial.nets.stack import Nets, clip_norms
@@ -73,7 +72,6 @@ class DQNConfig(OffPolicyConfig):
 class DQN(OffPolicy):
     """Deep Q-learning."""
 
-    held_by = LEASH
     cfg: DQNConfig
 
     def __init__(

@@ -58,12 +58,19 @@ class OffPolicyConfig(PlainConfig):
                 "updates, --num-tasks x --lanes x --train-every = "
                 f"{self.num_tasks * self.lanes * self.train_every}"
             )
+        most = self.buffer_size // self.lanes * self.lanes * self.num_tasks
+        if self.learning_starts > most:
+            raise UserError(
+                f"--learning-starts is {self.learning_starts}; expected at most the {most} "
+                "transitions that --buffer-size keeps, or nothing is ever learned"
+            )
 
 
 class OffPolicy(PlainMethod):
     """One run with a replay and targets."""
 
     cfg: OffPolicyConfig
+    held_by: tuple[str, ...] = ("freeze", "features_from", "unfreeze_at", "l2_source")
     targets: Nets
     """Slow copies of some of the networks."""
 

@@ -34,7 +34,7 @@ from precocial.algos.plain.shared import (
     PlainMethod,
     draws,
 )
-from precocial.algos.transfer.guide import HOLDING, Guides
+from precocial.algos.transfer.guide import GUIDED, Guides
 from precocial.checks import at_least, in_range, positive
 from precocial.nets.mlp import ACTIVATIONS, action_dist, orthogonal_layers, perceptron
 from precocial.nets.stack import Moments, Nets, Stack, clip_norms
@@ -97,8 +97,8 @@ class Batch(NamedTuple):
 class PPO(PlainMethod):
     """Proximal policy optimisation."""
 
-    held_by = HOLDING
     cfg: PPOConfig
+    held_by = GUIDED
 
     def initial_nets(self, rng: torch.Generator) -> Nets:
         """Orthogonal layers; the first policy is all but uniform."""

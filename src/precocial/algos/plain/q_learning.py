@@ -165,8 +165,11 @@ class TableLearner(PlainLearner):
 
     def _row(self, shape: Sequence[int]) -> Tensor:
         """Which member each lane is of, (S*N, 1)."""
-        num = len(self.params["table"])
-        return torch.arange(num).repeat_interleave(shape[0] // num).unsqueeze(1)
+        table = self.params["table"]
+        num = len(table)
+        return (
+            torch.arange(num, device=table.device).repeat_interleave(shape[0] // num).unsqueeze(1)
+        )
 
     def _numbers(self, obs: Float[Tensor, "n e o"]) -> Tensor:
         """States of one-hot observations.

@@ -32,7 +32,6 @@ from torch import Tensor
 
 from precocial.algos.plain.off_policy import OffPolicy, OffPolicyConfig, Training
 from precocial.algos.plain.shared import Normalisers, PlainConfig, PlainLearner
-from precocial.algos.transfer.guide import LEASH
 from precocial.checks import positive
 from precocial.nets.mlp import ACTIVATIONS, Activation, orthogonal_layers, perceptron
 from precocial.nets.stack import Nets
@@ -82,8 +81,8 @@ class SACConfig(OffPolicyConfig):
 class SAC(OffPolicy):
     """Soft actor-critic."""
 
-    held_by = LEASH | {"critic_warmup"}
     cfg: SACConfig
+    held_by = (*OffPolicy.held_by, "critic_warmup")
 
     def initial_nets(self, rng: torch.Generator) -> Nets:
         """A wide policy, values near 0."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Shaped
@@ -82,8 +82,8 @@ class PlainMethod:
     is_trial = True
     greedy = True
     progress = 0.0
-    held_by: ClassVar[frozenset[str]] = frozenset()
-    """Ways in which a source can hold it while it is trained."""
+    held_by: tuple[str, ...] = ()
+    """Ways of ``TransferConfig`` in which it can be held to a source while it is trained."""
     nets: Nets
 
     def __init__(self, cfg: Any, spec: EnvSpec, rng: torch.Generator, device: str = "cpu") -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from fnmatch import fnmatchcase
 from typing import Any
 
 from precocial.algos.transfer.config import TransferConfig
-from precocial.algos.transfer.guide import HOLDING, Guide
-from precocial.algos.transfer.surgery import Columns, Operation, Row, operate
+from precocial.algos.transfer.guide import GUIDED, Guide
+from precocial.algos.transfer.surgery import Columns, Operation, Row, Spaces, operate
 from precocial.types import EnvSpec, Transferable, UserError
 
 
@@ -36,13 +37,17 @@ def begin(algorithm: Any, cfg: TransferConfig, source: dict[str, Any]) -> list[R
     columns = columns_of(cfg, source["obs_dim"], spec.obs_dim, source.get("names"), spec)
     own = getattr(settings, "activation", "tanh")
     theirs = source.get("activation") or own
-    if own != theirs and "actor" in fresh:
+    if own != theirs and any("weight_0" in fresh.get(net, {}) for net in ("actor", "q")):
         raise UserError(
             f"the source's activation is {theirs}, --activation is {own}: layers would compute "
             f"something else; use --activation {theirs}"
         )
+    same_kind = source.get("action_kind") in (None, spec.action_kind)
     kinds: dict[str, Any] = {
-        "relu": own == "relu", "box": spec.action_kind == "box", "old_obs": source["obs_dim"],
+        "relu": own == "relu", "box": spec.action_kind == "box",
+        "spaces": Spaces(
+            source["obs_dim"], source.get("action_dim") if same_kind else None, spec.action_dim
+        ),
     }  # fmt: skip
     operation = operate(source["nets"], fresh, cfg, columns, **kinds)
     taken = any(row.fate in ("kept", "resized") for row in operation.plan if "." in row.layer)
@@ -62,16 +67,21 @@ def guide(
     operation: Operation, kinds: dict[str, Any],
 ) -> None:  # fmt: skip
     """Give the algorithm what holds it to its source, if it can be held."""
-    can: frozenset[str] = getattr(algorithm, "held_by", frozenset())
-    for name in HOLDING:
-        if getattr(cfg, name) not in (None, 0, ()) and name not in can:
+    default, held_by = TransferConfig(), getattr(algorithm, "held_by", None)
+    for name in GUIDED:
+        asked = getattr(cfg, name) and getattr(cfg, name) != getattr(default, name)
+        flag = f"--{name.replace('_', '-')}"
+        if asked and held_by is None:
             raise UserError(
-                f"--{name.replace('_', '-')}: {type(algorithm).__name__} cannot be held to a "
-                f"source in this way while it is trained ({', '.join(sorted(can)) or 'in none'}); "
-                "leave it out"
+                f"{flag}: only plain methods (ppo, ...) can be held to a source while they are "
+                "trained; leave it out"
             )
-    if not can:
+        if asked and held_by is not None and name not in held_by:
+            raise UserError(f"{flag}: this algorithm has no such way; leave it out")
+    if held_by is None:
         return
+    if cfg.kickstart and "actor" not in source["nets"]:
+        raise UserError("--kickstart: the source has no policy that could teach; leave it out")
     teacher = None
     if cfg.kickstart and "actor" in source["nets"] and source.get("teaches", True):
         # The source as it is: no new head, no temperature, in the target's shape.
@@ -80,7 +90,7 @@ def guide(
             head_temperature=1.0, log_std=None,
         )  # fmt: skip
         teacher = operate(source["nets"], fresh, whole, columns, **kinds).nets["actor"]
-    algorithm.guide = Guide(cfg, operation, teacher)
+    algorithm.guide = Guide(cfg, operation, teacher, algorithm.normaliser["mean"].device)
 
 
 def require_same_actions(
@@ -99,7 +109,7 @@ def require_same_actions(
                 f"--kickstart: the source has {theirs} actions, {spec.name} {spec.action_kind} "
                 "ones, so it cannot teach; leave it out"
             )
-        missing = [head for head in heads if head not in cfg.reinit]
+        missing = [h for h in heads if not any(fnmatchcase(h, pattern) for pattern in cfg.reinit)]
         if missing and cfg.features_from is None and not cfg.only_layers:
             raise UserError(
                 f"{missing[0]}: the source has {theirs} actions, {spec.name} {spec.action_kind} "

@@ -14,9 +14,8 @@ from precocial.algos.transfer.surgery import Operation, layer_of
 from precocial.nets.stack import Nets, flat
 from precocial.types import Params
 
-LEASH = frozenset({"freeze", "features_from", "unfreeze_at", "l2_source"})
-HOLDING = LEASH | {"critic_warmup", "kickstart"}
-"""Ways that go on while a run is trained."""
+GUIDED = ("freeze", "features_from", "unfreeze_at", "critic_warmup", "l2_source", "kickstart")
+"""Ways that go on while the run is trained; an algorithm names those it has, ``held_by``."""
 
 
 class Guide:
@@ -26,25 +25,29 @@ class Guide:
         cfg: Its ways.
         operation: How it began.
         teacher: The source's policy in the target's shape; None where there is none.
+        device: Of the run's networks.
     """
 
-    def __init__(self, cfg: TransferConfig, operation: Operation, teacher: Params | None) -> None:
+    def __init__(
+        self, cfg: TransferConfig, operation: Operation, teacher: Params | None,
+        device: torch.device | str = "cpu",
+    ) -> None:  # fmt: skip
         nets = {k: v for k, v in operation.nets.items() if k != "normaliser"}
         frozen = {row.layer for row in operation.plan if row.frozen}
-        self.cfg, self.teacher = cfg, teacher
+        self.cfg, self.device = cfg, device
+        self.teacher = None if teacher is None else {k: p.to(device) for k, p in teacher.items()}
         # A frozen layer must go on to read what it read.
         self.normaliser_frozen = any(layer.endswith(".0") for layer in frozen)
         self.trained = self._mask(nets, lambda net, k: layer_of(net, k) not in frozen)
         self.critics = self._mask(nets, lambda net, k: net != "actor")
-        self.source = flat(nets)
-        self.known = flat({k: operation.known[k] for k in nets})
+        self.source = flat(nets).to(device)
+        self.known = flat({k: operation.known[k] for k in nets}).to(device)
 
-    @staticmethod
-    def _mask(nets: Nets, keep: Any) -> Float[Tensor, " p"]:
+    def _mask(self, nets: Nets, keep: Any) -> Float[Tensor, " p"]:
         """1 for the numbers of what ``keep(net, name)`` says."""
         return torch.cat(
             [
-                torch.full((p.numel(),), float(keep(net, k)))
+                torch.full((p.numel(),), float(keep(net, k)), device=self.device)
                 for net, params in nets.items()
                 for k, p in params.items()
             ]
@@ -76,16 +79,21 @@ class Guides:
         some = [g for g in guides if g is not None]
         self.any = bool(some)
         pulls = [0.0 if g is None else g.pull(n) for g, n in zip(guides, env_steps, strict=True)]
-        self.pull = torch.tensor(pulls) if any(pulls) else None
+        self.pull: Tensor | None = None
         """Weights of the teachers (S,); None where none pulls."""
         if not some:
             return
+        device = some[0].device
+        if any(pulls):
+            self.pull = torch.tensor(pulls, device=device)
         one = torch.ones_like(some[0].trained)
         zero = torch.zeros_like(one)
         self.trainable = torch.stack(
             [one if g is None else g.trainable(n) for g, n in zip(guides, env_steps, strict=True)]
         )
-        self.leash = torch.tensor([[0.0 if g is None else 2 * g.cfg.l2_source] for g in guides])
+        leash = [[0.0 if g is None else 2 * g.cfg.l2_source] for g in guides]
+        self.leash = torch.tensor(leash, device=device)
+        self.leashed = any(row[0] for row in leash)
         self.source = torch.stack([zero if g is None else g.source for g in guides])
         self.known = torch.stack([zero if g is None else g.known for g in guides])
         if self.pull is not None:
@@ -102,7 +110,7 @@ class Guides:
         """With the leash to the source, and 0 for what is frozen."""
         if not self.any:
             return grad
-        if bool(self.leash.any()):
+        if self.leashed:
             grad = grad + self.leash * self.known * (parameters - self.source)
         return grad * self.trainable
 

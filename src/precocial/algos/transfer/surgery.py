@@ -36,6 +36,17 @@ class Row(NamedTuple):
     note: str = ""
 
 
+class Spaces(NamedTuple):
+    """Sizes that tell what the columns of a first and of a last layer are."""
+
+    obs: int
+    """The source's observation; what a first layer reads beyond it are actions."""
+    source_actions: int | None
+    """None: not known."""
+    actions: int
+    """The target's."""
+
+
 class Operation(NamedTuple):
     """Networks that begin from a source."""
 
@@ -46,15 +57,9 @@ class Operation(NamedTuple):
 
 
 def operate(
-    source: Nets,
-    fresh: Nets,
-    cfg: TransferConfig,
-    columns: Columns,
-    *,
-    old_obs: int,
-    relu: bool,
-    box: bool,
-) -> Operation:
+    source: Nets, fresh: Nets, cfg: TransferConfig, columns: Columns, *, relu: bool, box: bool,
+    spaces: Spaces | None = None,
+) -> Operation:  # fmt: skip
     """Put what ``source`` knows into networks as ``fresh``.
 
     Args:
@@ -62,15 +67,16 @@ def operate(
         fresh: The target's own, untrained.
         cfg: What to take, and what to freeze.
         columns: Where the observation's columns come from.
-        old_obs: How many the source's observation has.
         relu: Whether activations are; then an inserted layer can be the identity.
         box: Whether actions are continuous; then a new action's mean is 0.
+        spaces: Sizes of observation and action; None: first layers read the observation alone, and
+            last ones have one output for each action.
 
     Raises:
         UserError: a pattern that matches nothing, or sizes that cannot be bridged.
     """
     found = {
-        name: _operate_net(name, source, fresh, cfg, columns, old_obs, relu, box) for name in fresh
+        name: _operate_net(name, source, fresh, cfg, columns, relu, box, spaces) for name in fresh
     }
     plan = [row for _, _, rows in found.values() for row in rows]
     _require_matches(cfg, plan)
@@ -102,6 +108,12 @@ def layer_of(net: str, parameter: str) -> str:
 
 
 def _require_matches(cfg: TransferConfig, plan: Sequence[Row]) -> None:
+    numbers = [int(n) for r in plan if (n := r.layer.rpartition(".")[2]).isdigit() and r.target]
+    if cfg.features_from is not None and cfg.features_from >= max(numbers, default=0):
+        raise UserError(
+            f"--features-from is {cfg.features_from}; expected layers on top of it, of which the "
+            f"last is {max(numbers, default=0)}"
+        )
     layers = [row.layer for row in plan if row.layer != "normaliser"]
     for flag, patterns in (("--freeze", cfg.freeze), ("--reinit", cfg.reinit)):
         for pattern in patterns:
@@ -110,8 +122,8 @@ def _require_matches(cfg: TransferConfig, plan: Sequence[Row]) -> None:
 
 
 def _operate_net(
-    net: str, source: Nets, fresh: Nets, cfg: TransferConfig, columns: Columns, old_obs: int,
-    relu: bool, box: bool,
+    net: str, source: Nets, fresh: Nets, cfg: TransferConfig, columns: Columns, relu: bool,
+    box: bool, spaces: Spaces | None,
 ) -> tuple[Params, Params, list[Row]]:  # fmt: skip
     """One network: its parameters, which of them are known, its part of the plan."""
     target = fresh[net]
@@ -126,12 +138,12 @@ def _operate_net(
         return dict(target), {k: torch.zeros_like(p) for k, p in target.items()}, rows
     if "weight_0" not in target or "weight_0" not in theirs:
         return _same_shapes(net, theirs, target, cfg)
-    return _layers(net, theirs, target, cfg, columns, old_obs, relu, box)
+    return _layers(net, theirs, target, cfg, columns, relu, box, spaces)
 
 
 def _layers(
-    net: str, theirs: Params, target: Params, cfg: TransferConfig, columns: Columns, old_obs: int,
-    relu: bool, box: bool,
+    net: str, theirs: Params, target: Params, cfg: TransferConfig, columns: Columns, relu: bool,
+    box: bool, spaces: Spaces | None,
 ) -> tuple[Params, Params, list[Row]]:  # fmt: skip
     """A perceptron."""
     new, known, rows = dict(target), {k: torch.zeros_like(p) for k, p in target.items()}, []
@@ -170,26 +182,34 @@ def _layers(
                 f"layer cannot compute the same, use --hidden with {old[1]} there or --reinit "
                 f"{net}.*"
             )
-        places: Columns = [*range(min(old[0], own[0])), *[None] * max(0, own[0] - old[0])]
-        if i == 0:  # after the observation an action may be read, which keeps its order
-            first, more = own[0] - len(columns), old[0] - old_obs
-            places = [*columns, *(old_obs + k if k < more else None for k in range(first))]
-        here = torch.tensor([k for k, place in enumerate(places) if place is not None])
-        there = torch.tensor([place for place in places if place is not None])
-        width = min(old[1], own[1])
+        if i and own[0] < old[0]:
+            raise UserError(
+                f"{layer} has {old[0]} inputs in the source and {own[0]} in the target; use "
+                f"--hidden with {old[0]} there or --reinit {layer}"
+            )
+        places = _inputs(old[0], own[0], columns, spaces) if i == 0 else _same_units(old[0], own[0])
+        here = torch.tensor([k for k, place in enumerate(places) if place is not None]).long()
+        there = torch.tensor([place for place in places if place is not None]).long()
+        blocks = [(0, own[1])], [(0, old[1])]
+        if head:
+            blocks = _heads(net, layer, old[1], own[1], box, spaces)
         w, b = new[f"weight_{i}"].clone(), new[f"bias_{i}"].clone()
-        w[:, :width] = 0.0
-        w[here[:, None], torch.arange(width)] = weight[there, :width]
-        b[:width] = bias[:width]
-        if head and own[1] > old[1]:
-            w[:, width:] = 0.0 if box else w[:, :width].mean(1, keepdim=True)
-            b[width:] = 0.0 if box else b[:width].mean()
+        if head and box:
+            w[:], b[:] = 0.0, 0.0
+        for (at, size), (start, num) in zip(*blocks, strict=False):
+            to = slice(at, at + min(size, num))
+            taken, rest = slice(start, start + min(size, num)), slice(to.stop, at + size)
+            w[:, to] = 0.0
+            w[here, to] = weight[there, taken]
+            b[to] = bias[taken]
+            if head and size > num and not box:
+                w[:, rest], b[rest] = w[:, to].mean(1, keepdim=True), b[to].mean()
+            known[f"weight_{i}"][here, to] = 1.0
+            known[f"bias_{i}"][to] = 1.0
         if head and net == "actor" and not box:
             w, b = w / cfg.head_temperature, b / cfg.head_temperature
         new[f"weight_{i}"], new[f"bias_{i}"] = w, b
-        known[f"weight_{i}"][here[:, None], torch.arange(width)] = 1.0
-        known[f"bias_{i}"][:width] = 1.0
-        same = old == own and list(places) == list(range(old[0]))
+        same = old == own and list(places) == list(range(old[0])) and blocks[0] == blocks[1]
         rows.append(
             Row(layer, "kept" if same else "resized", False, f"{old[0]} x {old[1]}", sizes,
                 _how(old, own, len(here), head))
@@ -216,6 +236,57 @@ def _layers(
         fate: Fate = "kept" if old_p.shape == target[name].shape else "resized"
         rows.append(Row(layer, fate, False, f"{old_p.numel()}", f"{target[name].numel()}", note))
     return new, known, rows
+
+
+def _inputs(old: int, own: int, columns: Columns, spaces: Spaces | None) -> Columns:
+    """Of every input of a first layer, the source's: the observation, and perhaps actions."""
+    obs = old if spaces is None else spaces.obs
+    actions = [obs + k if obs + k < old else None for k in range(own - len(columns))]
+    return [*columns, *actions]
+
+
+def _same_units(old: int, own: int) -> Columns:
+    """Of every unit below a layer, the source's."""
+    return [*range(old), *[None] * (own - old)]
+
+
+Blocks = list[tuple[int, int]]
+"""First output and number of outputs of each part of a head."""
+
+
+def _heads(
+    net: str, layer: str, old: int, own: int, box: bool, spaces: Spaces | None
+) -> tuple[Blocks, Blocks]:
+    """Parts of a head, the target's and the source's.
+
+    Those of a squashed policy are means and deviations, those of a dueling network a value and
+    advantages.
+
+    Raises:
+        UserError: only one of the two is dueling.
+    """
+    if spaces is None:
+        return [(0, own)], [(0, old)]
+    ours = _blocks(net, own, spaces.actions, box)
+    if spaces.source_actions is not None:
+        theirs = _blocks(net, old, spaces.source_actions, box)
+    else:
+        theirs = ours if old == own else [(0, old)]
+    if net != "actor" and len(ours) != len(theirs):
+        which, flag = ("source", "--dueling") if len(theirs) > 1 else ("target", "--no-dueling")
+        raise UserError(
+            f"{layer}: the {which} alone is dueling, so outputs mean something else; use dqn with "
+            f"{flag}, or --reinit {layer}"
+        )
+    return ours, theirs
+
+
+def _blocks(net: str, outputs: int, actions: int, box: bool) -> Blocks:
+    if net == "actor" and box and outputs == 2 * actions:
+        return [(0, actions), (actions, actions)]
+    if net == "q" and not box and outputs == actions + 1:
+        return [(0, 1), (1, actions)]
+    return [(0, outputs)]
 
 
 def _how(old: Sequence[int], own: Sequence[int], inputs: int, head: bool) -> str:
