@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -268,6 +269,8 @@ def resume(args: list[str]) -> int:
     from precocial.runs.folder import expand_runs
 
     flags = parse(Resume, args, "precocial train --resume DIR")
+    if flags.stacked and flags.jobs > 1:
+        raise UserError("--stacked trains in one process; leave --jobs out")
     for name in ("iterations", "jobs"):
         value = getattr(flags, name)
         if value is not None and value < 1:
@@ -365,6 +368,8 @@ def transfer(args: list[str]) -> int:
     for name in ("seeds", "jobs"):
         if where[name] < 1:
             raise UserError(f"--{name} is {where[name]}; expected 1 or more")
+    if where["threshold"] is not None and not math.isfinite(where["threshold"]):
+        raise UserError(f"--threshold is {where['threshold']}; expected a return, e.g. 475")
     named = [name.removeprefix("no_") for name in given]
     ready = prepare(sources, with_overrides(base, flags), ways, where["seeds"], given=named)
     console = Console(stderr=not where["dry_run"], file=_results if where["dry_run"] else None)

@@ -256,8 +256,8 @@ class Loop:
                 raise UserError(
                     f"losses or parameters were not finite in three iterations in a row, the last "
                     f"{self.iteration}; the checkpoint before them is kept in {self.folder}: try a "
-                    "smaller rate (--outer-lr, --inner-lr, --vae-lr), or check the environment's "
-                    "rewards"
+                    "smaller rate (--lr, --outer-lr, --inner-lr, --vae-lr), or check the "
+                    "environment's rewards"
                 )
         metrics["time/iteration_s"] = time.perf_counter() - started
         return metrics

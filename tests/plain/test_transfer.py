@@ -476,7 +476,7 @@ def test_files_and_modules_are_sources(tmp_path, monkeypatch):
     ("words", "said"),
     [
         (["--freeze", "actor.9"], "--freeze actor.9 matches no layer"),
-        (["--reinit", "acter.*"], "--reinit acter.* matches no layer"),
+        (["--reinit", "actors.*"], "--reinit actors.* matches no layer"),
         (["--reinit", "*"], "nothing of the source is taken"),
         (["--hidden", "4", "4"], "actor.0 has 8 units in the source and 4 in the target"),
         (["--hidden", "4", "8", "--reinit", "*.0"], "actor.1 has 8 inputs in the source and 4"),
@@ -494,6 +494,8 @@ def test_files_and_modules_are_sources(tmp_path, monkeypatch):
         (["--head-temperature", "0"], "--head-temperature is 0"),
         (["--only-layers", "0", "--features-from", "1"], "expected one"),
         (["--seeds", "0"], "--seeds is 0"),
+        (["--threshold", "nan"], "--threshold is nan"),
+        (["--stop-at", "400"], "--stop-at is 400.0"),
         (["--checkpoint", "beast"], "--checkpoint is 'beast'"),
         (["--frieze", "actor.0"], "did you mean --freeze"),
     ],

@@ -83,6 +83,11 @@ def prepare(
     Raises:
         UserError: the source does not fit, in one line; nothing was written.
     """
+    if base.run.stop_at is not None:
+        raise UserError(
+            f"--stop-at is {base.run.stop_at}; both sides are measured over the same steps, leave "
+            "it out"
+        )
     settings = {k: v for k, v in OWN_SETTINGS.get(base.algo, {}).items() if k not in given}
     base = like_source(with_overrides(base, settings), sources[0], given)
     base = require_fit(with_overrides(base, {"eval_first": True}))
