@@ -147,7 +147,8 @@ def test_a_run_ends_when_its_return_was_reached_twice_in_a_row(tmp_path):
 def test_a_stack_that_is_stopped_goes_on_to_the_bit(number, tmp_path):
     words = [
         "train", "ppo", "--env", "CartPole-v1", "--seeds", "2", "--stacked", "--lanes", "4",
-        "--rollout-steps", "16", "--iterations", "150", "--eval-every", "0", "--save-every", "7",
+        "--rollout-steps", "16", "--rounds", "1", "--epochs", "1", "--iterations", "160",
+        "--eval-every", "0", "--save-every", "7",
         "--out", str(tmp_path / "r"),
     ]  # fmt: skip
     process = subprocess.Popen(
@@ -156,7 +157,7 @@ def test_a_stack_that_is_stopped_goes_on_to_the_bit(number, tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip  # in the background of a shell it would be ignored
     path = tmp_path / "r" / "seed-1" / "metrics.jsonl"
-    while not path.is_file() or len(path.read_text().splitlines()) < 20:
+    while not path.is_file() or len(path.read_text().splitlines()) < 10:
         time.sleep(0.02)
         assert process.poll() is None
     process.send_signal(number)
