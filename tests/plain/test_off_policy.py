@@ -384,3 +384,11 @@ def test_the_table_converges_to_value_iteration_on_the_slippery_lake():
     for agent in agents:
         error = (agent.nets["q"]["table"] - q)[inside].abs().max()
         assert error < 0.05, error  # the largest value is .6 of a reward
+
+
+def test_learning_must_start_within_what_all_tasks_keep_together():
+    # 100 // (3 x 8) = 4 steps of each of 24 lanes: 96 transitions
+    small = {"num_tasks": 3, "lanes": 8, "train_every": 1, "buffer_size": 100}
+    assert dataclasses.replace(DQNConfig(), learning_starts=96, **small).capacity == 4
+    with pytest.raises(UserError, match="at most the 96 transitions"):
+        dataclasses.replace(DQNConfig(), learning_starts=97, **small)

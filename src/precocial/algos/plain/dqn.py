@@ -27,12 +27,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from precocial.algos.plain.off_policy import OffPolicy, OffPolicyConfig, Training
-from precocial.algos.plain.shared import Normalisers, PlainConfig, PlainLearner, epsilons
+from precocial.algos.plain.shared import (
+    Normalisers,
+    PlainConfig,
+    PlainLearner,
+    copied,
+    epsilons,
+    or_random,
+)
 from precocial.checks import at_least, in_range, positive
 from precocial.nets.mlp import ACTIVATIONS, Activation, orthogonal_layers, perceptron
 from precocial.nets.stack import Nets, clip_norms
 from precocial.ops.sums import mean_of_each
-from precocial.seeding import rand, randint
 from precocial.task_replay import Sample
 from precocial.types import EnvSpec, Metrics, Params, TaskEnv, Tasks, UserError
 
@@ -121,9 +127,7 @@ class DQN(OffPolicy):
         members: Sequence[Any], num_tasks: int, lanes: int, rng: torch.Generator
     ) -> QLearner:
         """See ``Stackable``."""
-        nets = [m.nets["q"] for m in members]
-        params = {k: torch.stack([p[k] for p in nets]) for k in nets[0]}
-        return QLearner(members[0].cfg, params, Normalisers(members), rng)
+        return QLearner(members[0].cfg, copied(members, "q"), Normalisers(members), rng)
 
 
 def q_values(params: Params, obs: Float[Tensor, "s b o"], cfg: DQNConfig) -> Float[Tensor, "s b a"]:
@@ -172,6 +176,4 @@ class QLearner(PlainLearner):
         best = q.argmax(-1).view(shape)
         if self.epsilon is None or not explore:
             return best
-        chance = self.epsilon.to(q).expand(num, shape[0] // num, shape[1]).reshape(shape)
-        dice = rand(shape, self.rng) < chance
-        return torch.where(dice, randint(0, q.shape[-1], shape, self.rng), best)
+        return or_random(best, self.epsilon, q.shape[-1], self.rng)

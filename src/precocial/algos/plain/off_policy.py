@@ -58,12 +58,17 @@ class OffPolicyConfig(PlainConfig):
                 "updates, --num-tasks x --lanes x --train-every = "
                 f"{self.num_tasks * self.lanes * self.train_every}"
             )
-        most = self.buffer_size // self.lanes * self.lanes * self.num_tasks
+        most = self.capacity * self.lanes * self.num_tasks
         if self.learning_starts > most:
             raise UserError(
                 f"--learning-starts is {self.learning_starts}; expected at most the {most} "
                 "transitions that --buffer-size keeps, or nothing is ever learned"
             )
+
+    @property
+    def capacity(self) -> int:
+        """Steps of every lane that are kept."""
+        return self.buffer_size // (self.num_tasks * self.lanes)
 
 
 class OffPolicy(PlainMethod):
@@ -77,9 +82,7 @@ class OffPolicy(PlainMethod):
     def __init__(self, cfg: Any, spec: EnvSpec, rng: torch.Generator, device: str = "cpu") -> None:
         super().__init__(cfg, spec, rng, device)
         self.targets = self.initial_targets()
-        self.replay = TaskReplay(
-            cfg.buffer_size // (cfg.num_tasks * cfg.lanes), spare=cfg.rounds * cfg.train_every
-        )
+        self.replay = TaskReplay(cfg.capacity, spare=cfg.rounds * cfg.train_every)
         self.updates_done = 0
 
     def initial_targets(self) -> Nets:

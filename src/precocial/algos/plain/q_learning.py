@@ -26,11 +26,13 @@ from precocial.algos.plain.shared import (
     PlainConfig,
     PlainLearner,
     PlainMethod,
+    copied,
     epsilons,
+    or_random,
 )
 from precocial.checks import at_least, in_range
 from precocial.nets.stack import Nets
-from precocial.seeding import rand, randint
+from precocial.seeding import rand
 from precocial.types import EnvSpec, Metrics, Step, TaskEnv, Tasks, UserError
 
 
@@ -96,8 +98,7 @@ class QLearning(PlainMethod):
             m.nets, m.met = {"q": {"table": values.clone()}}, met.clone()
         chances = learner.epsilon.flatten().tolist()
         return [
-            lanes.metrics(m)
-            | {"train/epsilon": chance, "loss/q": float(m.nets["q"]["table"].max())}
+            lanes.metrics(m) | {"train/epsilon": chance, "loss/q": float(values.max())}
             for m, chance, values in zip(members, chances, table, strict=True)
         ]
 
@@ -106,8 +107,7 @@ class QLearning(PlainMethod):
         members: Sequence[Any], num_tasks: int, lanes: int, rng: torch.Generator
     ) -> TableLearner:
         """See ``Stackable``."""
-        table = torch.stack([m.nets["q"]["table"] for m in members])
-        return TableLearner(members[0].cfg, {"table": table}, Normalisers(members), rng)
+        return TableLearner(members[0].cfg, copied(members, "q"), Normalisers(members), rng)
 
     def state_dict(self) -> dict[str, Any]:
         """With how often each pair was met."""
@@ -139,9 +139,7 @@ class TableLearner(PlainLearner):
             return values.argmax(-1)
         tie = rand(values.shape, self.rng)
         best = torch.where(values == values.amax(-1, keepdim=True), tie, -1.0).argmax(-1)
-        chance = self.epsilon.to(values).expand(len(table), shape[0] // len(table), shape[1])
-        dice = rand(shape, self.rng) < chance.reshape(shape)
-        return torch.where(dice, randint(0, table.shape[-1], shape, self.rng), best)
+        return or_random(best, self.epsilon, table.shape[-1], self.rng)
 
     @torch.no_grad()
     def observe(self, action: Tensor, step: Step) -> None:

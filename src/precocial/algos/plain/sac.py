@@ -31,7 +31,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from precocial.algos.plain.off_policy import OffPolicy, OffPolicyConfig, Training
-from precocial.algos.plain.shared import Normalisers, PlainConfig, PlainLearner
+from precocial.algos.plain.shared import Normalisers, PlainConfig, PlainLearner, copied
 from precocial.checks import positive
 from precocial.nets.mlp import ACTIVATIONS, Activation, orthogonal_layers, perceptron
 from precocial.nets.stack import Nets
@@ -137,9 +137,8 @@ class SAC(OffPolicy):
         members: Sequence[Any], num_tasks: int, lanes: int, rng: torch.Generator
     ) -> SACLearner:
         """See ``Stackable``."""
-        nets = [m.nets["actor"] for m in members]
-        params = {k: torch.stack([p[k] for p in nets]) for k in nets[0]}
-        return SACLearner(members[0].cfg, params, Normalisers(members), rng, members[0].spec)
+        first, params = members[0], copied(members, "actor")
+        return SACLearner(first.cfg, params, Normalisers(members), rng, first.spec)
 
 
 class Policies:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from precocial.algos.transfer.guide import Guide
@@ -28,7 +28,7 @@ from precocial.ops.distributions import mode, sample
 from precocial.ops.moments import merge_moments
 from precocial.ops.returns import episode_index
 from precocial.rollout import collect
-from precocial.seeding import each_of, only_where
+from precocial.seeding import each_of, only_where, rand, randint
 from precocial.types import (
     Continuing,
     EnvSpec,
@@ -123,9 +123,7 @@ class PlainMethod:
         members: Sequence[PlainMethod], num_tasks: int, lanes: int, rng: torch.Generator
     ) -> PlainLearner:
         """See ``Stackable``."""
-        policies = [m.nets["actor"] for m in members]
-        params = {k: torch.stack([p[k] for p in policies]) for k in policies[0]}
-        return PlainLearner(members[0].cfg, params, Normalisers(members), rng)
+        return PlainLearner(members[0].cfg, copied(members, "actor"), Normalisers(members), rng)
 
     def meta_update(self, env: TaskEnv, tasks: Tasks, rng: torch.Generator) -> Metrics:
         """One iteration alone."""
@@ -330,6 +328,20 @@ def epsilons(members: Sequence[PlainMethod]) -> Float[Tensor, "s 1 1"]:
     cfg: Any = members[0].cfg
     done = torch.tensor([min(1.0, m.env_steps / cfg.explore_steps) for m in members])
     return (cfg.epsilon + done * (cfg.final_epsilon - cfg.epsilon)).view(-1, 1, 1)
+
+
+def copied(members: Sequence[PlainMethod], net: str) -> Params:
+    """A network of each member, (S, ...)."""
+    return {k: torch.stack([m.nets[net][k] for m in members]) for k in members[0].nets[net]}
+
+
+def or_random(
+    best: Int[Tensor, "n e"], epsilon: Float[Tensor, "s 1 1"], num: int, rng: torch.Generator
+) -> Int[Tensor, "n e"]:
+    """These actions, or with chance epsilon any of ``num``."""
+    chance = epsilon.expand(len(epsilon), len(best) // len(epsilon), best.shape[1])
+    dice = rand(best.shape, rng) < chance.reshape(best.shape).to(best.device)
+    return torch.where(dice, randint(0, num, best.shape, rng), best)
 
 
 def draws(rng: torch.Generator, draw: Any) -> Tensor:

@@ -83,7 +83,7 @@ def guide(
     if cfg.kickstart and "actor" not in source["nets"]:
         raise UserError("--kickstart: the source has no policy that could teach; leave it out")
     teacher = None
-    if cfg.kickstart and "actor" in source["nets"] and source.get("teaches", True):
+    if cfg.kickstart and source.get("teaches", True):
         # The source as it is: no new head, no temperature, in the target's shape.
         whole = dataclasses.replace(
             cfg, reinit=(), only_layers=(), features_from=None, freeze=(), unfreeze_at=0,
