@@ -1,5 +1,6 @@
 """Seeds as one program: each is what it would have been alone, saved and undone by itself."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from precocial.runs.folder import create_folder, expand_runs, read_plan
 from precocial.runs.plan import plan
 from precocial.runs.rows import read_rows
 from precocial.stacking import run_stacked
-from precocial.training import run
+from precocial.training import Loop, run
 from precocial.types import UserError
 
 SMALL = {"lanes": 4, "rollout_steps": 16, "minibatch_size": 32, "eval_tasks": 2, "eval_every": 2}
@@ -143,28 +144,65 @@ def test_a_run_ends_when_its_return_was_reached_twice_in_a_row(tmp_path):
         assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in same)
 
 
+WORDS = [
+    "train", "ppo", "--env", "CartPole-v1", "--seeds", "2", "--stacked", "--lanes", "4",
+    "--rollout-steps", "16", "--rounds", "1", "--epochs", "1", "--eval-every", "0",
+    "--save-every", "7",
+]  # fmt: skip
+
+
+def iterations_done(root):
+    return {
+        checkpoint.load(root / f"seed-{k}" / "checkpoint" / "last.safetensors")["iteration"]
+        for k in (0, 1)
+    }
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stack_that_is_stopped_goes_on_to_the_bit(number, tmp_path):
-    words = [
-        "train", "ppo", "--env", "CartPole-v1", "--seeds", "2", "--stacked", "--lanes", "4",
-        "--rollout-steps", "16", "--rounds", "1", "--epochs", "1", "--iterations", "160",
-        "--eval-every", "0", "--save-every", "7",
-        "--out", str(tmp_path / "r"),
-    ]  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "-m", "precocial.cli", *words], stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip  # in the background of a shell it would be ignored
-    path = tmp_path / "r" / "seed-1" / "metrics.jsonl"
-    while not path.is_file() or len(path.read_text().splitlines()) < 10:
-        time.sleep(0.02)
-        assert process.poll() is None
-    process.send_signal(number)
-    code = process.wait()
-    assert code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+    words = [*WORDS, "--iterations", "160", "--out"]
+    for attempt in range(9):  # a kill between two saves lets one go alone, equal to rounding
+        out = tmp_path / f"r{attempt}"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "precocial.cli", *words, str(out)], stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )  # fmt: skip  # in the background of a shell it would be ignored
+        path = out / "seed-1" / "metrics.jsonl"
+        while not path.is_file() or len(path.read_text().splitlines()) < 10:
+            time.sleep(0.02)
+            assert process.poll() is None
+        process.send_signal(number)
+        code = process.wait()
+        assert code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+        if number != signal.SIGKILL or len(iterations_done(out)) == 1:
+            break
+    assert len(iterations_done(out)) == 1
+    assert main(["train", "--resume", str(out), "--stacked"]) == 0
+    assert main([*words, str(tmp_path / "whole")]) == 0
+    for seed in ("seed-0", "seed-1"):
+        assert rows(out / seed) == rows(tmp_path / "whole" / seed)
+
+
+@pytest.mark.parametrize("call", range(13, 19))
+def test_a_stop_between_two_seeds_leaves_none_behind(call, tmp_path, monkeypatch):
+    words, snapshot, calls = (
+        [*WORDS, "--iterations", "9", "--out"],
+        Loop.snapshot,
+        itertools.count(),
+    )
+
+    def stopped(loop):
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return snapshot(loop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "snapshot", stopped)
+        assert main([*words, str(tmp_path / "r")]) == 130
+    assert len(iterations_done(tmp_path / "r")) == 1
     assert main(["train", "--resume", str(tmp_path / "r"), "--stacked"]) == 0
-    assert main([*words[:-1], str(tmp_path / "whole")]) == 0
+    assert main([*words, str(tmp_path / "whole")]) == 0
     for seed in ("seed-0", "seed-1"):
         assert rows(tmp_path / "r" / seed) == rows(tmp_path / "whole" / seed)
 

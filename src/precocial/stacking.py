@@ -22,6 +22,7 @@ from precocial.runs.plan import Plan, with_overrides
 from precocial.runs.progress import Board
 from precocial.runs.tracker import Tracker
 from precocial.seeding import Generators, derive
+from precocial.signals import held
 from precocial.training import Loop, go_on_to
 from precocial.types import Continuing, Metrics, Stackable, Tasks, UserError
 
@@ -117,6 +118,7 @@ class Stacked:
                     if not active:
                         break
                     with resumable(active):
+                        remember(active)
                         for group in alike(active):
                             for loop in self.iterate(group):
                                 active.remove(loop)
@@ -135,8 +137,6 @@ class Stacked:
         """One iteration of all; those that failed, which are saved as they were before it."""
         algorithms: list[Any] = [loop.algorithm for loop in active]
         env, failed = active[0].env, []
-        for loop in active:
-            loop.before = loop.snapshot()
         threads.adjust()
         started, steps = time.perf_counter(), env.steps_taken
         tasks, rngs = zip(*(loop.begin() for loop in active), strict=True)
@@ -191,6 +191,14 @@ def alike(active: Sequence[Loop]) -> list[list[Loop]]:
             algorithm: Any = loop.algorithm
             groups.setdefault(algorithm.env_steps, []).append(loop)
     return list(groups.values())
+
+
+def remember(active: Sequence[Loop]) -> None:
+    """Let all go back to where they are now: together, or a stop would leave some behind."""
+    snapshots = [loop.snapshot() for loop in active]
+    with held():
+        for loop, its in zip(active, snapshots, strict=True):
+            loop.before = its
 
 
 @contextmanager
