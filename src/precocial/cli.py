@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TextIO
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from precocial import signals
@@ -27,6 +28,7 @@ from precocial.flags import flat, parse
 COMMANDS = {
     "train": "train an algorithm on a family of tasks: precocial train maml --env point-nav",
     "transfer": "start from a source, beside scratch: precocial transfer RUN --env CartPole-v1",
+    "rank": "which source to begin from, by short probes: precocial rank RUN RUN --env CartPole-v1",
     "eval": "the adaptation curve on unseen tasks: precocial eval runs/maml-point-nav-0",
     "report": "one HTML page from run folders: precocial report runs/* --out report.html",
     "watch": "an animation of a run adapting to one task: precocial watch RUN --out film.gif",
@@ -124,8 +126,8 @@ def dispatch(args: list[str]) -> int:
         say(precocial.__version__)
         return 0
     handlers = {
-        "train": train, "transfer": transfer, "eval": evaluate, "report": report, "watch": watch,
-        "list": list_all, "check-env": check_env, "job": job,
+        "train": train, "transfer": transfer, "rank": rank, "eval": evaluate, "report": report,
+        "watch": watch, "list": list_all, "check-env": check_env, "job": job,
     }  # fmt: skip
     if args[0] not in handlers:
         close = get_close_matches(args[0], list(COMMANDS), n=2, cutoff=0.4)
@@ -344,10 +346,8 @@ def transfer(args: list[str]) -> int:
             print(f"{usage}\nprecocial transfer SOURCE --env ENV --help shows every flag")
             return 0
         raise UserError(f"no source given; {usage}")
-    rest, which = args[1:], _value_of(args, "--checkpoint", TransferConfig.checkpoint)
-    if which not in ("best", "last"):
-        raise UserError(f"--checkpoint is {which!r}; expected best or last")
-    sources = read_sources(args[0], "best" if which == "best" else "last")
+    rest = args[1:]
+    sources = read_sources(args[0], _which_checkpoint(rest))
     place = TransferPlace(
         env=_value_of(rest, "--env", TransferPlace.env),
         preset=_value_of(rest, "--preset", TransferPlace.preset),
@@ -392,6 +392,120 @@ def transfer(args: list[str]) -> int:
     _print_transfer(judge(out, _gym_threshold(place.env) if threshold is None else threshold))
     say(out)
     return 0
+
+
+@dataclass(frozen=True)
+class RankPlace:
+    """Where sources are tried."""
+
+    env: str = "CartPole-v1"
+    """Where to train: registered family, Gymnasium id, or module:Class."""
+    algo: str = ""
+    """By what; the algorithm that trained the first source by default."""
+    preset: str = "default"
+    """Named settings of the algorithm and the family; explicit flags override them."""
+    out: Path | None = None
+    """Folder of the probes, OUT/SOURCE/FORM/seed-S; default runs/rank-ALGO-ENV."""
+    jobs: int = 1
+    """How many probes to train at once, where they cannot be stacked."""
+
+
+def rank(args: list[str]) -> int:
+    """``precocial rank``."""
+    from precocial.algos.transfer.config import TransferConfig
+    from precocial.runs.plan import plan, with_overrides
+    from precocial.transferring.rank import RankConfig, candidates, probe
+    from precocial.transferring.run import own_algo
+    from precocial.transferring.source import read_sources
+
+    first_flag = next((i for i, a in enumerate(args) if a.startswith("-")), len(args))
+    sources, rest = args[:first_flag], args[first_flag:]
+    if not sources:
+        usage = "usage: precocial rank SOURCE [SOURCE ...] --env ENV [flags]; SOURCE is a run "
+        usage += "folder, a .safetensors file or module:callable"
+        if {"-h", "--help"} & set(args):
+            print(f"{usage}\nprecocial rank SOURCE --env ENV --help shows every flag")
+            return 0
+        raise UserError(f"no source given; {usage}")
+    which = _which_checkpoint(rest)
+    place = RankPlace(
+        env=_value_of(rest, "--env", RankPlace.env),
+        preset=_value_of(rest, "--preset", RankPlace.preset),
+        algo=_value_of(rest, "--algo", "") or own_algo(read_sources(sources[0], which)[0]),
+    )
+    base = plan(place.algo, place.env, place.preset)
+    parts = [place, RankConfig(), TransferConfig(), base.run, base.algo_config]
+    cls = flat(
+        "Rank", f"Which of {', '.join(sources)} {place.algo} on {place.env} should begin from.",
+        [("", part) for part in parts] + [("env_", base.env_config)],
+    )  # fmt: skip
+    flags = vars(parse(cls, _aliases(rest), "precocial rank SOURCE ..."))
+    given = [a.split("=")[0][2:].replace("-", "_") for a in rest if a.startswith("--")]
+    where = RankPlace(**{k: flags.pop(k) for k in RankPlace.__dataclass_fields__})
+    cfg = RankConfig(**{k: flags.pop(k) for k in RankConfig.__dataclass_fields__})
+    ways = TransferConfig(**{k: flags.pop(k) for k in TransferConfig.__dataclass_fields__})
+    at_least(where, 1, "jobs")
+    named = [name.removeprefix("no_") for name in given]
+    found, notes = candidates(sources, with_overrides(base, flags), ways, cfg.seeds, given=named)
+    for note in notes:
+        print(note, file=sys.stderr)
+    name = base.folder.name.rpartition("-")[0]
+    out = where.out or Path("runs") / f"rank-{name}"
+    try:
+        result = probe(found, cfg, ways, out, jobs=where.jobs)
+    except KeyboardInterrupt:
+        print("saved; go on with the same command", file=sys.stderr)
+        raise
+    _print_ranking(result)
+    say(out)
+    return 0
+
+
+def _print_ranking(result: dict[str, Any]) -> None:
+    """The order as a table, and the verdict."""
+    table = Table(title=f"{result['algorithm']} on {result['env']}, {result['seeds']} seeds")
+    for name in ("begin from", "iterations", "untrained", "score", "behind the first", "R2"):
+        justify: Literal["left", "right"] = "left" if name == "begin from" else "right"
+        table.add_column(name, justify=justify, overflow="fold")
+
+    def figure(x: dict[str, Any]) -> str:
+        between = "" if x["ci95"] is None else "\n[{:.3g}, {:.3g}]".format(*x["ci95"])
+        return escape(f"{x['mean']:.3g}{between}")
+
+    for k, x in enumerate(result["ranking"]):
+        behind = "" if not k else figure(x["behind"]) + ("" if x["apart"] else "\nnot told apart")
+        fit = "" if x["feature_fit"] is None else f"{x['feature_fit']:.2f}"
+        table.add_row(
+            x["name"],
+            str(x["iterations"]),
+            f"{x['untrained']:.3g}",
+            figure(x["score"]),
+            behind,
+            fit,
+        )
+    console = Console(file=_results)
+    console.print(table)
+    for name, error in result["failed"].items():
+        console.print(f"{name} failed: {error}", markup=False, highlight=False)
+    console.print(
+        f"{result['train_steps']:,} steps of training, {result['eval_steps']:,} of evaluation. R2: "
+        "how much of the returns its features tell; not ranked by, it cannot see a wrong head.",
+        markup=False, highlight=False,
+    )  # fmt: skip
+    console.print(result["verdict"], markup=False, highlight=False)
+    first = result["ranking"][0]
+    if first["source"]:
+        new = f" --reinit {' '.join(first['reinit'])}" if first["reinit"] else ""
+        words = f"precocial transfer {first['source']} --env {result['env']}{new} ..."
+        console.print(words, markup=False, highlight=False, soft_wrap=True)
+
+
+def _which_checkpoint(args: list[str]) -> Literal["best", "last"]:
+    """The value of ``--checkpoint``."""
+    which = _value_of(args, "--checkpoint", "best")
+    if which not in ("best", "last"):
+        raise UserError(f"--checkpoint is {which!r}; expected best or last")
+    return "best" if which == "best" else "last"
 
 
 def _gym_threshold(env: str) -> float | None:

@@ -8,6 +8,7 @@ that are done leave the batch; after a resume those that stand behind go first.
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -74,8 +75,19 @@ def require_stackable(p: Plan) -> None:
             )
 
 
+def is_stackable(p: Plan) -> bool:
+    """Whether seeds of this setting can be computed as one."""
+    try:
+        require_stackable(p)
+    except UserError:
+        return False
+    return True
+
+
 def require_alike(plans: Sequence[Plan]) -> None:
-    """Refuse to stack what are not seeds of one setting; they may end at different times.
+    """Refuse to stack what are not seeds of one setting.
+
+    They may end at different times, and begin from different sources or from none.
 
     Raises:
         UserError: two differ in something else.
@@ -83,6 +95,7 @@ def require_alike(plans: Sequence[Plan]) -> None:
     own = ("seed", "iterations", "env_steps", "stop_at")
     for p in plans[1:]:
         same = with_overrides(p, {k: getattr(plans[0].run, k) for k in own})
+        same = dataclasses.replace(same, transfer=plans[0].transfer)
         for field in dataclasses.fields(Plan):
             if getattr(same, field.name) != getattr(plans[0], field.name):
                 raise UserError(
@@ -96,6 +109,7 @@ class Stacked:
 
     def __init__(self, loops: Sequence[Loop], *, quiet: bool) -> None:
         self.loops, self.board = loops, Board(len(loops), quiet=quiet)
+        self.home = Path(os.path.commonpath([loop.folder.parent for loop in loops]))
         self.trackers = {loop: Tracker(loop.folder, loop.iteration) for loop in loops}
         self.failures: dict[int, str] = {}
         self.rows: dict[str, Metrics] = {}
@@ -130,8 +144,8 @@ class Stacked:
         return self.failures
 
     def name(self, loop: Loop) -> str:
-        """Short, for the board."""
-        return loop.folder.name
+        """Short, for the board: below what all folders have in common."""
+        return str(loop.folder.relative_to(self.home))
 
     def iterate(self, active: Sequence[Loop]) -> list[Loop]:
         """One iteration of all; those that failed, which are saved as they were before it."""

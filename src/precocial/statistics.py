@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 from scipy.sparse import csr_array
 
 NUM_RESAMPLES = 1000
@@ -134,6 +135,17 @@ def bootstrap_intervals(
             values.append(statistic(rows, drawn_tasks[:, task]))
     ends = (np.percentile(np.concatenate(values), [2.5, 97.5]) for values in found)
     return [(float(low), float(high)) for low, high in ends]
+
+
+def student_interval(values: np.ndarray) -> Interval | None:
+    """Student's 95 % interval of the mean of ``values`` (S,); None for a single one.
+
+    For three or five seeds, from which a bootstrap would make too narrow a one.
+    """
+    if len(values) < 2:
+        return None
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return float(values.mean() - half), float(values.mean() + half)
 
 
 def as_json(interval: Interval | None) -> list[float] | None:

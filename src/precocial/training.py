@@ -17,7 +17,7 @@ import yaml
 from precocial import threads
 from precocial.algos.transfer.begin import begin
 from precocial.envs.own.source import warn_if_changed
-from precocial.evaluation.curve import Curve, adaptation_curve
+from precocial.evaluation.curve import Curve, adaptation_curve, final_returns
 from precocial.runs import checkpoint
 from precocial.runs.folder import (
     SOURCE,
@@ -293,8 +293,7 @@ class Loop:
         for k, value in enumerate(curve.returns.mean(0)):
             suffix = f"_adapt_{k}" if k else ""
             metrics[f"valid/episode_reward_mean{suffix}"] = float(value)
-        trial = curve.returns.sum(1) if self.algorithm.is_trial else curve.returns[:, -1]
-        final = float(trial.mean())
+        final = float(final_returns(self.algorithm, curve).mean())
         if final > self.best:
             self.save("best")
             self.best = final

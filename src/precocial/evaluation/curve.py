@@ -30,6 +30,13 @@ class Curve(NamedTuple):
     """Around a change of the world during the first episode, where the family can have one."""
     lanes_diverged: int = 0
     """Lanes whose simulation diverged and ended their episode."""
+    env_steps: float = 0.0
+    """Environment steps that it took; of runs that were scored together, an equal share."""
+
+
+def final_returns(algorithm: Algorithm, curve: Curve) -> np.ndarray:
+    """(N,): what counts of a curve, the whole trial or the last stage of adaptation."""
+    return np.asarray(curve.returns.sum(1) if algorithm.is_trial else curve.returns[:, -1])
 
 
 class Onlooker:
@@ -74,7 +81,7 @@ def adaptation_curve(
     parts, observed = [], np.zeros(stages)
     recoveries: list[Recovery] = []
     steps = np.zeros(stages)  # of all lanes, in each stage
-    lost = 0
+    lost, unseen = 0, 0
     for start in range(0, tasks.num, size):
         part = tasks.select(slice(start, start + size))
         rng = (
@@ -109,6 +116,7 @@ def adaptation_curve(
             steps[stage] += rollout.reward.numel()
             if greedy and explore:
                 rollout = collect(env, part, Onlooker(learner), lanes, env.spec.horizon, rng)
+                unseen += rollout.reward.numel()
             lost += int(rollout.diverged.sum())
             ended = rollout.terminated | rollout.truncated
             score = [first_episode_return(rollout.reward, ended).mean(1)]
@@ -127,6 +135,7 @@ def adaptation_curve(
         if recoveries
         else None,
         lost,
+        float(steps.sum()) + unseen,
     )
 
 
@@ -180,7 +189,10 @@ def adaptation_curves(
         for i in range(len(group)):
             rows = slice(i * num, (i + 1) * num)
             hits = None if curve.success is None else curve.success[rows]
-            curves.append(curve._replace(returns=curve.returns[rows], success=hits))
+            share = curve.env_steps / len(group)
+            curves.append(
+                curve._replace(returns=curve.returns[rows], success=hits, env_steps=share)
+            )
     return curves
 
 

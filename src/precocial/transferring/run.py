@@ -31,7 +31,7 @@ from precocial.runs.jobs import run_all
 from precocial.runs.plan import Plan, plan, with_overrides
 from precocial.runs.rows import read_rows
 from precocial.seeding import derive, generator
-from precocial.stacking import require_stackable, run_stacked
+from precocial.stacking import is_stackable, run_stacked
 from precocial.training import run
 from precocial.transferring.measure import curve_of, measure
 from precocial.transferring.source import Source, digest, read_sources
@@ -58,7 +58,8 @@ class Prepared(NamedTuple):
 
 
 def like_source(p: Plan, source: Source, given: Sequence[str]) -> Plan:
-    """The plan with the source's sizes, activation and the like, but for what was ``given``."""
+    """The plan with the source's sizes and what suits a transfer, but for what was ``given``."""
+    p = with_overrides(p, {k: v for k, v in OWN_SETTINGS.get(p.algo, {}).items() if k not in given})
     known = p.algo_config.__dataclass_fields__
     found: dict[str, Any] = {}
     net = next((layers for layers in source["nets"].values() if "weight_0" in layers), None)
@@ -88,14 +89,11 @@ def prepare(
             f"--stop-at is {base.run.stop_at}; both sides are measured over the same steps, leave "
             "it out"
         )
-    settings = {k: v for k, v in OWN_SETTINGS.get(base.algo, {}).items() if k not in given}
-    base = like_source(with_overrides(base, settings), sources[0], given)
+    base = like_source(base, sources[0], given)
     base = require_fit(with_overrides(base, {"eval_first": True}))
     notes = []
     with closing(build_env(base)) as env:
-        own = OWN_WAYS.get(base.algo, {}) if _can_teach(sources[0], env, cfg) else {}
-        said = {k: v for k in ("kickstart", "critic_warmup") if (v := getattr(cfg, k)) is not None}
-        ways = dataclasses.replace(cfg, **{"kickstart": 0.0, "critic_warmup": 0} | own | said)
+        ways = ways_of(base, sources[0], cfg, env)
         begun = [begin(build_algorithm(base, env), ways, s) for s in sources[:seeds]]
         one = [
             (with_overrides(base, {"seed": base.run.seed + k}), sources[k % len(sources)])
@@ -112,6 +110,13 @@ def prepare(
             notes.append(note)
             one = [(p, s | {"teaches": ok}) for (p, s), ok in zip(one, good, strict=True)]
     return Prepared([(dataclasses.replace(p, transfer=ways), s) for p, s in one], begun[0], notes)
+
+
+def ways_of(p: Plan, source: Source, cfg: TransferConfig, env: TaskEnv) -> TransferConfig:
+    """The ways with what the algorithm has of its own where nothing was said."""
+    own = OWN_WAYS.get(p.algo, {}) if _can_teach(source, env, cfg) else {}
+    said = {k: v for k in ("kickstart", "critic_warmup") if (v := getattr(cfg, k)) is not None}
+    return dataclasses.replace(cfg, **{"kickstart": 0.0, "critic_warmup": 0} | own | said)
 
 
 def _can_teach(source: Source, env: TaskEnv, cfg: TransferConfig) -> bool:
@@ -187,11 +192,9 @@ def train(folders: Sequence[Path], p: Plan, *, jobs: int, quiet: bool) -> dict[P
     if len(folders) == 1:
         run(folders[0], quiet=quiet)
         return {}
-    try:
-        require_stackable(p)
-    except UserError:
-        return run_all(folders, jobs=jobs, quiet=quiet)
-    return run_stacked(folders, quiet=quiet)
+    if is_stackable(p):
+        return run_stacked(folders, quiet=quiet)
+    return run_all(folders, jobs=jobs, quiet=quiet)
 
 
 def judge(out: Path, threshold: float | None) -> dict[str, Any]:
