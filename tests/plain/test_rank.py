@@ -116,6 +116,7 @@ def test_a_fit_is_1_for_what_is_linear_and_0_or_less_for_noise():
 def test_names_tell_sources_apart():
     assert _labels(["runs/a", "runs/b/"]) == ["a", "b"]
     assert _labels(["runs/a/seed-0", "runs/b/seed-0"]) == ["a-seed-0", "b-seed-0"]
+    assert _labels(["runs/a", "nets/b.safetensors"]) == ["a", "b"]
     assert _labels(["runs/scratch", "net:made"]) == ["runs-scratch", "net-made"]
     assert _labels(["a:b", "a-b"]) == ["source-1", "source-2"]
     with pytest.raises(UserError, match="twice"):

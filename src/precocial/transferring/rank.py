@@ -139,7 +139,7 @@ def _labels(texts: Sequence[str]) -> list[str]:
     if len({tuple(p) for p in parts}) < len(parts):
         raise UserError("a source was given twice; expected each once")
     for depth in range(1, max(map(len, parts)) + 1):
-        names = ["-".join(p[-depth:]) for p in parts]
+        names = ["-".join(p[-depth:]).removesuffix(".safetensors") for p in parts]
         names = [re.sub(r"[^\w.-]+", "-", name) for name in names]
         if len({*names, SCRATCH}) == len(names) + 1:
             return names
