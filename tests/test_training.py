@@ -17,6 +17,7 @@ import yaml
 import precocial
 from precocial.algos import ALGOS, build
 from precocial.algos.gradient.online_maml import OnlineMAMLConfig
+from precocial.cli import main
 from precocial.envs import ENVS
 from precocial.runs import checkpoint
 from precocial.runs.folder import create_folder, load_algorithm, read_plan
@@ -438,3 +439,23 @@ def test_a_time_limit_found_by_playing_is_kept_with_the_run(tmp_path, monkeypatc
 def test_scratch_trains_nothing():
     with pytest.raises(UserError, match="untrained"):
         plan("scratch", "point-nav", iterations=3)
+
+
+def test_a_run_can_be_about_one_task(tmp_path):
+    settings = {"num_tasks": 3, "lanes": 2, "env_horizon": 5, "one_task": "test"}
+    loops = [
+        Loop(p, tmp_path / f"{seed}", quiet=True)
+        for seed in (0, 1)
+        for p in [plan("ppo", "cart-pole", seed=seed, eval_tasks=2, **settings)]
+    ]
+    drawn = []
+    for loop in loops:
+        lengths = [loop.begin()[0].params["half_length"]]
+        loop.iteration = 7
+        lengths += [loop.begin()[0].params["half_length"], loop.valid_tasks().params["half_length"]]
+        assert len({float(x) for x in torch.cat(lengths)}) == 1
+        assert [len(x) for x in lengths] == [3, 3, 2]
+        drawn.append(float(lengths[0][0]))
+        loop.close()
+    assert drawn[0] != drawn[1]
+    assert main(["train", "ppo", "--env", "cart-pole", "--one-task", "tests"]) == 2

@@ -25,6 +25,7 @@ from precocial.runs.folder import (
     build_env,
     claimed,
     create_folder,
+    draw_tasks,
     load_state,
     read_plan,
     require_fit,
@@ -236,9 +237,10 @@ class Loop:
         """Tasks and randomness of the iteration."""
         run = self.plan.run
         # Tasks are always drawn on the CPU, so that they are the same on every device.
-        tasks = self.env.sample_tasks(
-            self.plan.algo_config.num_tasks, "train", generator(run.seed, "tasks", self.iteration)
-        )
+        tasks = draw_tasks(
+            self.plan, self.env, self.plan.algo_config.num_tasks, "train",
+            generator(run.seed, "tasks", self.iteration),
+        )  # fmt: skip
         self.algorithm.progress = self.share_done()
         return tasks, generator(run.seed, "rollout", self.iteration, device=run.device)
 
@@ -283,9 +285,8 @@ class Loop:
     def valid_tasks(self) -> Tasks:
         """The same in every evaluation."""
         run = self.plan.run
-        return self.valid_env.sample_tasks(
-            run.eval_tasks, "valid", generator(run.seed, "valid tasks")
-        )
+        rng = generator(run.seed, "valid tasks")
+        return draw_tasks(self.plan, self.valid_env, run.eval_tasks, "valid", rng)
 
     def judge(self, curve: Curve, started: float) -> Metrics:
         """What a curve says; keeps the best checkpoint, and sees whether the run may stop."""

@@ -23,7 +23,7 @@ from precocial.nets.gru import bfloat16_supported
 from precocial.runs import checkpoint
 from precocial.runs.plan import Plan, from_document, to_document, with_overrides
 from precocial.seeding import generator
-from precocial.types import Algorithm, TaskEnv, UserError
+from precocial.types import Algorithm, Split, TaskEnv, Tasks, UserError
 
 try:
     import fcntl
@@ -194,6 +194,14 @@ def build_env(p: Plan) -> TaskEnv:
             ) from error
         raise
     return OracleEnv(env) if ALGOS[p.algo].sees_task else env
+
+
+def draw_tasks(p: Plan, env: TaskEnv, n: int, split: Split, rng: torch.Generator) -> Tasks:
+    """So many tasks of the split, or as many copies of the one that a run is about."""
+    if p.run.one_task == "no":
+        return env.sample_tasks(n, split, rng)
+    one = env.sample_tasks(1, p.run.one_task, generator(p.run.seed, "one task"))
+    return Tasks.join([one] * n)
 
 
 def build_algorithm(p: Plan, env: TaskEnv) -> Algorithm:

@@ -9,7 +9,7 @@ import platform
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -21,6 +21,7 @@ from precocial.envs import env_config
 from precocial.presets import find, settings
 from precocial.types import UserError
 
+OneTask = Literal["no", "train", "valid", "test", "shifted"]
 NO_LIMIT = 10**9
 """Iterations of a run that --env-steps alone ends."""
 
@@ -31,6 +32,8 @@ class RunConfig:
 
     seed: int = 0
     """Root of all randomness."""
+    one_task: OneTask = "no"
+    """Train and validate on a single task of this split, which the seed draws."""
     iterations: int = 100
     """Outer iterations."""
     env_steps: int = 0

@@ -18,8 +18,7 @@ from precocial.nets.baseline import fit
 from precocial.nets.mlp import ACTIVATIONS, perceptron
 from precocial.ops.returns import reward_to_go
 from precocial.rollout import collect
-from precocial.seeding import generator
-from precocial.types import TaskEnv
+from precocial.types import TaskEnv, Tasks
 
 EPISODES, STEPS = 32, 128
 """Of the policy whose returns are told."""
@@ -27,20 +26,18 @@ RIDGE = 1e-2
 
 
 def feature_fits(
-    members: Mapping[str, Any], env: TaskEnv, actor: Any, seed: int, device: str
+    members: Mapping[str, Any], env: TaskEnv, tasks: Tasks, actor: Any, rng: torch.Generator
 ) -> tuple[dict[str, float], int]:
     """R2 of each plain method's features, and the environment steps it took.
 
-    Ridge regression of the discounted returns of ``actor`` on the last hidden layer, fitted on one
-    half of its episodes and scored on the other.
+    Ridge regression of the discounted returns of ``actor``, an episode on every task, on the last
+    hidden layer; fitted on one half of the episodes and scored on the other.
     """
     plain = {name: m for name, m in members.items() if _net(m) is not None}
     if actor not in plain.values():
         return {}, 0
-    tasks = env.sample_tasks(EPISODES, "valid", generator(seed, "valid tasks"))
-    rng = generator(seed, "features", device=device)
     steps = min(STEPS, env.spec.horizon)
-    rollout = collect(env, tasks, actor.learner(EPISODES, 1, rng), 1, steps, rng)
+    rollout = collect(env, tasks, actor.learner(tasks.num, 1, rng), 1, steps, rng)
     ended = rollout.terminated | rollout.truncated
     value = reward_to_go(rollout.reward, ended, actor.cfg.gamma)
     found = {name: held_out(features(m, rollout.obs), value) for name, m in plain.items()}

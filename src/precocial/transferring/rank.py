@@ -32,6 +32,7 @@ from precocial.runs.folder import (
     build_algorithm,
     build_env,
     create_folder,
+    draw_tasks,
     load_state,
     require_fit,
 )
@@ -40,7 +41,7 @@ from precocial.runs.plan import Plan, plan, to_document, with_overrides
 from precocial.runs.rows import read_rows
 from precocial.seeding import derive, generator
 from precocial.stacking import is_stackable, run_stacked
-from precocial.transferring.features import feature_fits
+from precocial.transferring.features import EPISODES, feature_fits
 from precocial.transferring.run import like_source, own_algo, ways_of
 from precocial.transferring.source import Source, read_sources
 from precocial.transferring.verdict import SCRATCH, Round, ranking, scores, verdict
@@ -293,7 +294,7 @@ class Probes:
         plans = [c.plans[k] for c, k in pairs]
         members: list[Any] = [self.member(c, k, env) for c, k in pairs]
         tasks = [
-            env.sample_tasks(self.cfg.episodes, "valid", generator(p.run.seed, "valid tasks"))
+            draw_tasks(p, env, self.cfg.episodes, "valid", generator(p.run.seed, "valid tasks"))
             for p in plans
         ]
         one, seeds = members[0], [derive(p.run.seed, "valid") for p in plans]
@@ -378,7 +379,9 @@ class Probes:
         p = self.found[SCRATCH].plans[0]
         with closing(build_env(p)) as env:
             members = {c.name: self.member(c, 0, env) for c in self.found.values()}
-            return feature_fits(members, env, members[SCRATCH], p.run.seed, p.run.device)
+            tasks = draw_tasks(p, env, EPISODES, "valid", generator(p.run.seed, "valid tasks"))
+            rng = generator(p.run.seed, "features", device=p.run.device)
+            return feature_fits(members, env, tasks, members[SCRATCH], rng)
 
 
 def rank(

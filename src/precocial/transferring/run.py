@@ -23,6 +23,7 @@ from precocial.runs.folder import (
     build_algorithm,
     build_env,
     create_folder,
+    draw_tasks,
     load_algorithm,
     read_plan,
     require_fit,
@@ -131,7 +132,7 @@ def _can_teach(source: Source, env: TaskEnv, cfg: TransferConfig) -> bool:
 def _scores(p: Plan, source: Source, cfg: TransferConfig, env: TaskEnv) -> tuple[float, float]:
     """Mean return on valid tasks before any training: from the source, and from scratch."""
     found = []
-    tasks = env.sample_tasks(p.run.eval_tasks, "valid", generator(p.run.seed, "valid tasks"))
+    tasks = draw_tasks(p, env, p.run.eval_tasks, "valid", generator(p.run.seed, "valid tasks"))
     for begun in (True, False):
         algorithm = build_algorithm(p, env)
         if begun:
@@ -249,7 +250,7 @@ def forgetting(folders: Sequence[Path], sources: Sequence[Source]) -> dict[str, 
                 for name in ("obs_dim", "action_kind", "action_dim")
             ):
                 return None
-            tasks = env.sample_tasks(p.run.eval_tasks, "test", generator(0, "forgetting"))
+            tasks = draw_tasks(p, env, p.run.eval_tasks, "test", generator(0, "forgetting"))
             for algorithm, scores in ((theirs, before), (ours, after)):
                 curve = adaptation_curve(
                     algorithm, env, tasks, stages=1, lanes=p.algo_config.lanes,
