@@ -23,6 +23,7 @@ from precocial.algos.transfer.config import TransferConfig
 from precocial.runs.jobs import prepare, run_all
 from precocial.runs.plan import commit, plan
 from precocial.runs.rows import read_rows
+from precocial.statistics import bootstrap_interval
 from precocial.transferring.measure import curve_of
 from precocial.transferring.run import transfer
 
@@ -91,9 +92,8 @@ def measure(name: str, home: Path) -> dict[str, Any]:
     scratch = np.array(found["scratch"]["area"]["each"])
     for init in INITS:
         gain = np.array(found[init]["area"]["each"]) - scratch
-        picks = np.random.default_rng(0).integers(10, size=(2000, 10))
-        low, high = np.percentile(gain[picks].mean(1), [2.5, 97.5])
-        found[init]["gain"] = {"mean": gain.mean(), "ci95": [low, high]}
+        interval = bootstrap_interval(gain[:, None], trim=False)
+        found[init]["gain"] = {"mean": float(gain.mean()), "ci95": interval}
     return found
 
 

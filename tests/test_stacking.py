@@ -240,3 +240,11 @@ def test_ten_ordinary_folders(tmp_path, capsys):
     result = precocial.evaluate(tmp_path / "r", tasks=2)
     assert result["runs"] == 3 and result["greedy"] and len(result["stages"]) == 1
     assert os.path.getsize(folders[0] / "checkpoint" / "best.safetensors") > 0
+
+
+def test_an_end_that_lies_behind_one_changes_none(tmp_path):
+    folders = made(tmp_path, (0, 1))
+    run(folders[1], quiet=True)  # its four iterations
+    with pytest.raises(UserError, match="expected at least the 4"):
+        run_stacked(folders, 3, quiet=True)
+    assert read_plan(folders[0]).run.iterations == 4

@@ -459,3 +459,16 @@ def test_a_run_can_be_about_one_task(tmp_path):
         loop.close()
     assert drawn[0] != drawn[1]
     assert main(["train", "ppo", "--env", "cart-pole", "--one-task", "tests"]) == 2
+
+
+def test_a_run_that_stop_at_ended_can_go_on(tmp_path):
+    settings = {"lanes": 2, "rollout_steps": 8, "iterations": 9, "eval_every": 1, "eval_tasks": 1}
+    folder = tmp_path / "r"
+    create_folder(plan("ppo", "CartPole-v1", stop_at=-1.0, **settings), folder, overwrite=False)
+    run(folder, quiet=True)
+    assert len(read_rows(folder / "metrics.jsonl")) == 2
+    run(folder, quiet=True)  # it is done
+    assert len(read_rows(folder / "metrics.jsonl")) == 2
+    run(folder, 5, quiet=True)
+    assert len(read_rows(folder / "metrics.jsonl")) == 5
+    assert read_plan(folder).run.stop_at is None

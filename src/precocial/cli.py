@@ -529,6 +529,8 @@ def _surgery(rows: list[Any], title: str) -> Table:
 
 def _print_transfer(result: dict[str, Any]) -> None:
     """The measures as a table."""
+    from precocial.transferring.measure import ROWS
+
     table = Table(title=f"{result['algorithm']} on {result['env']}, {result['seeds']} seeds")
     sides = [side for side in ("transfer", "scratch") if side in result]
     for name in ("", *sides, "difference"):
@@ -538,25 +540,19 @@ def _print_transfer(result: dict[str, Any]) -> None:
         between = "" if x["ci95"] is None else " [{:.4g}, {:.4g}]".format(*x["ci95"])
         return f"{x['mean']:.4g}{between}"
 
-    rows = [
-        ("before training", "start", "jump_start"),
-        ("mean over the budget", "area", "area_gain"),
-        ("at the end", "asymptote", "asymptote_gain"),
-        ("worst evaluation", "worst", ""),
-    ]
-    if result["threshold"] is not None:
-        rows += [
-            (f"steps to {result['threshold']:g}", "time", "time_saved"),
-            ("the same with the source's", "time_with_source", ""),
-        ]
-    for words, key, difference in rows:
+    for words, key, difference in ROWS:
+        if key not in result["transfer"]:
+            continue
         found = figure(result[difference]) if difference in result else ""
         table.add_row(words, *(figure(result[side][key]) for side in sides), found)
     console = Console(file=_results)
     console.print(table)
     if result["threshold"] is not None:
         late = ", ".join(f"{side} {result[side]['censored']}" for side in sides)
-        console.print(f"never reached within {result['budget']:g} steps, of all seeds: {late}")
+        console.print(
+            f"threshold {result['threshold']:g}; never reached within {result['budget']:g} steps, "
+            f"of all seeds: {late}"
+        )
         if "at_most_half_the_time" in result:
             few = f"{result['at_most_half_the_time']} of {result['seeds']}"
             console.print(f"in at most half of scratch's time, seed by seed: {few}")

@@ -24,7 +24,7 @@ from precocial.runs.progress import Board
 from precocial.runs.tracker import Tracker
 from precocial.seeding import Generators, derive
 from precocial.signals import held
-from precocial.training import Loop, go_on_to
+from precocial.training import Loop, go_on_to, require_more
 from precocial.types import Continuing, Metrics, Stackable, Tasks, UserError
 
 
@@ -53,8 +53,9 @@ def run_stacked(
             for p, folder in zip(plans, folders, strict=True)
         ]
         if iterations is not None:
-            for loop, folder in zip(loops, folders, strict=True):
-                go_on_to(iterations, loop, folder)
+            for step in (require_more, go_on_to):  # before any is changed all are asked
+                for loop, folder in zip(loops, folders, strict=True):
+                    step(iterations, loop, folder)
         failures = Stacked(loops, quiet=quiet).run()
     return {folder: failures[i] for i, folder in enumerate(folders) if i in failures}
 
@@ -122,8 +123,9 @@ class Stacked:
                 for loop in active:
                     run = loop.plan.run
                     self.board.begin(self.name(loop), run.iterations, run.env_steps)
-                for loop, its in self.validate([one for one in active if one.begins]).items():
-                    self.trackers[loop].log(-1, 0, its)
+                with resumable(active):
+                    for loop, its in self.validate([one for one in active if one.begins]).items():
+                        self.trackers[loop].log(-1, 0, its)
                 while True:
                     for loop in [one for one in active if one.done]:
                         loop.finish()

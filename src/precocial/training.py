@@ -60,22 +60,34 @@ def run(folder: Path, iterations: int | None = None, *, quiet: bool = False) -> 
     return folder
 
 
-def go_on_to(iterations: int, loop: Loop, folder: Path) -> None:
-    """Let a run end after so many iterations.
+def require_more(iterations: int, loop: Loop, folder: Path) -> None:
+    """Refuse an end that lies behind a run.
 
     Raises:
-        UserError: it has done more.
+        UserError: it has done more iterations.
     """
     if iterations < loop.iteration:
         raise UserError(
             f"--iterations is {iterations}; expected at least the {loop.iteration} that {folder} "
             "has done"
         )
-    if iterations != loop.plan.run.iterations:
+
+
+def go_on_to(iterations: int, loop: Loop, folder: Path) -> None:
+    """Let a run end after so many iterations; one that ``--stop-at`` had ended forgets that.
+
+    Raises:
+        UserError: it has done more.
+    """
+    require_more(iterations, loop, folder)
+    changed: dict[str, Any] = {"iterations": iterations}
+    if loop.reached_in_a_row >= TWICE and iterations > loop.iteration:
+        changed["stop_at"], loop.reached_in_a_row = None, 0
+    if changed != {"iterations": loop.plan.run.iterations}:
         document = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        document["run"]["iterations"] = iterations
+        document["run"] |= changed
         write_config(folder, document)
-        loop.plan = with_overrides(loop.plan, {"iterations": iterations})
+        loop.plan = with_overrides(loop.plan, changed)
 
 
 TWICE = 2

@@ -10,15 +10,7 @@ from typing import Any
 
 from precocial.report.runs import Group
 from precocial.report.words import MISSING, count, number, plural
-
-ROWS = (
-    ("before training", "start", "jump_start"),
-    ("mean over the budget", "area", "area_gain"),
-    ("at the end", "asymptote", "asymptote_gain"),
-    ("worst evaluation", "worst", ""),
-    ("steps to the threshold", "time", "time_saved"),
-    ("with the source's steps", "time_with_source", ""),
-)
+from precocial.transferring.measure import ROWS
 
 
 def transfer_tables(groups: Sequence[Group]) -> str:

@@ -14,9 +14,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from precocial.statistics import Interval, as_json
+from precocial.statistics import as_json, bootstrap_interval
 
-RESAMPLES = 2000
+ROWS = (
+    ("before training", "start", "jump_start"),
+    ("mean over the budget", "area", "area_gain"),
+    ("at the end", "asymptote", "asymptote_gain"),
+    ("worst evaluation", "worst", ""),
+    ("steps to the threshold", "time", "time_saved"),
+    ("with the source's steps", "time_with_source", ""),
+)
+"""In words, the key of each side, and of the difference."""
 LAST_SHARE = 0.1
 """Of the evaluations, whose mean is the asymptote."""
 
@@ -133,15 +141,5 @@ def _compare(result: dict[str, Any]) -> dict[str, Any]:
 def _figure(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
     """Mean over seeds, its bootstrap interval, and every seed's."""
     x = np.asarray(values, float)
-    return {
-        "mean": float(x.mean()), "ci95": as_json(_interval(x)), "each": [float(v) for v in x],
-    }  # fmt: skip
-
-
-def _interval(x: np.ndarray) -> Interval | None:
-    """Of the mean over seeds; None for a single one."""
-    if len(x) < 2:
-        return None
-    picks = np.random.default_rng(0).integers(len(x), size=(RESAMPLES, len(x)))
-    low, high = np.percentile(x[picks].mean(1), [2.5, 97.5])
-    return float(low), float(high)
+    interval = bootstrap_interval(x[:, None], trim=False)
+    return {"mean": float(x.mean()), "ci95": as_json(interval), "each": [float(v) for v in x]}
