@@ -149,7 +149,7 @@ def main() -> None:
         document = {"commit": commit(), "families": results}
         args.out.write_text(json.dumps(document) + "\n", encoding="utf-8")
     if args.figure:
-        figure(results).write_html(args.figure)
+        figure(results).write_html(args.figure, config={"displayModeBar": False})
 
 
 if __name__ == "__main__":
