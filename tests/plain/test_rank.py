@@ -82,6 +82,25 @@ def test_the_order_by_hand():
     assert words.startswith("None helps, as far as so few steps tell: a scores highest")
 
 
+def test_scratch_that_beats_the_last_is_first_whoever_was_dropped_earlier():
+    late = rounds(
+        {"a": [0, 0], "b": [0, 0], "c": [0, 0], "scratch": [0, 0]},
+        {"a": [8, 8], "b": [7, 7], "c": [6, 6], "scratch": [1, 1]},
+        {"a": [8, 8], "b": [7, 7], "scratch": [9, 9]},
+    )
+    order = ranking(late)
+    assert [x["name"] for x in order] == ["scratch", "a", "b", "c"]
+    assert verdict(order) == "None helps: nothing scores above scratch; the best source is a."
+
+
+def test_who_failed_has_no_place():
+    some = rounds({"a": [9, 9], "b": [0, 0], "scratch": [1, 1]}, {"b": [2, 3], "scratch": [1, 2]})
+    assert [x["name"] for x in ranking(some, {"a": "not finite"})] == ["b", "scratch"]
+    alone = rounds({"a": [9, 9], "scratch": [1, 1]}, {"scratch": [1, 1]})
+    words = verdict(ranking(alone, {"a": "not finite"}))
+    assert words == "None helps: nothing scores above scratch."
+
+
 def test_the_verdict_has_three_outcomes():
     ahead = rounds({"a": [9, 8, 9], "b": [8, 9, 9], "c": [5, 4, 5], "scratch": [1, 2, 1]})
     assert verdict(ranking(ahead)) == (

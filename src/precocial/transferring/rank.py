@@ -354,7 +354,7 @@ class Probes:
 
     def document(self) -> dict[str, Any]:
         """What is known so far, as ``rank.json`` has it."""
-        p, order = self.found[SCRATCH].plans[0], ranking(self.rounds)
+        p, order = self.found[SCRATCH].plans[0], ranking(self.rounds, self.failed)
         return {
             "algorithm": p.algo, "env": p.env, "seeds": self.cfg.seeds,
             "verdict": verdict(order),
