@@ -1,6 +1,7 @@
 """Which source to begin from: rounds, their order, and what the order leaves open."""
 
 import json
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -8,12 +9,12 @@ import torch
 
 import precocial
 from precocial.cli import main
-from precocial.runs.folder import create_folder, read_plan
+from precocial.runs.folder import build_algorithm, build_env, create_folder, read_plan
 from precocial.runs.plan import plan
 from precocial.stacking import run_stacked
 from precocial.statistics import student_interval
 from precocial.transferring import rank as module
-from precocial.transferring.features import held_out
+from precocial.transferring.features import feature_fits, held_out
 from precocial.transferring.rank import _labels, allotment, rank, sizes_of
 from precocial.transferring.verdict import Round, ranking, verdict
 from precocial.types import UserError
@@ -140,6 +141,15 @@ def test_names_tell_sources_apart():
     assert _labels(["a:b", "a-b"]) == ["source-1", "source-2"]
     with pytest.raises(UserError, match="twice"):
         _labels(["runs/a", "./runs//a"])
+
+
+def test_returns_that_are_all_equal_tell_nothing():
+    p = plan("ppo", "FrozenLake8x8-v1")  # whose goal no untrained policy reaches
+    with closing(build_env(p)) as env:
+        one = build_algorithm(p, env)
+        rng = torch.Generator().manual_seed(0)
+        found, steps = feature_fits({"a": one}, env, env.sample_tasks(4, "valid", rng), one, rng)
+    assert found == {} and steps > 0
 
 
 # ---- the real thing -----------------------------------------------------------------------
