@@ -212,6 +212,20 @@ def test_a_ranking_that_was_stopped_goes_on_to_the_same(home, tmp_path, monkeypa
         rank(sources[:1], "CartPole-v1", out=tmp_path / "again", **settings)
 
 
+def test_later_iterations_of_other_lengths_do_not_change_the_rounds(home, tmp_path):
+    settings = SMALL | {"seeds": 1, "budget": 640, "quiet": True, "out": tmp_path / "r"}
+    found = rank([home / "good", home / "poor"], "CartPole-v1", **settings)
+    assert [r["iterations"] for r in found["rounds"]] == [0, 1]
+    path = tmp_path / "r" / "scratch" / "seed-0" / "metrics.jsonl"
+    row = json.loads(path.read_text())
+    path.write_text(f"{json.dumps(row)}\n{json.dumps(row | {'iteration': 1})}\n")
+    again = rank([home / "good", home / "poor"], "CartPole-v1", **settings)
+    assert again == found
+    path.unlink()
+    with pytest.raises(UserError, match="not there any more"):
+        rank([home / "good", home / "poor"], "CartPole-v1", **settings)
+
+
 def test_a_worse_source_is_no_teacher_and_a_better_one_is(home, tmp_path):
     rank(
         [home / "reversed", home / "good"],

@@ -208,9 +208,8 @@ class Probes:
             self.end_round(Round(0, returns, 0, steps + more))
         if len(self.rounds) == 1:  # how long an iteration is, is known when there was one
             self.train([c for c in everyone if not self.begun(c)], 1)
-        iterations, so_far = self.steps_of(everyone[-1], 0)
         plan = allotment(
-            sizes_of(len(everyone) - 1), so_far // iterations, self.cfg.seeds, self.cfg.budget
+            sizes_of(len(everyone) - 1), self.iteration_steps(), self.cfg.seeds, self.cfg.budget
         )
         while len(self.rounds) <= len(plan):
             iterations = plan[len(self.rounds) - 1]
@@ -266,6 +265,19 @@ class Probes:
             return None
         ours, scratch = (np.mean(self.rounds[0].returns[name][k]) for name in (c.name, SCRATCH))
         return c.sources[k] | {"teaches": bool(ours >= scratch) or not self.judge_teachers}
+
+    def iteration_steps(self) -> int:
+        """Environment steps of the first iteration of scratch; others may have more or fewer.
+
+        Raises:
+            UserError: the probe was removed.
+        """
+        folder = self.folder(self.found[SCRATCH], 0)
+        rows = read_rows(folder / "metrics.jsonl")
+        steps = [int(row["env_steps"]) for row in rows if row["iteration"] == 0]
+        if not steps:
+            raise UserError(f"{folder} is not there any more; remove {self.out} and rank again")
+        return steps[0]
 
     def steps_of(self, c: Candidate, k: int) -> tuple[int, int]:
         """Iterations and environment steps of the probe of seed k so far."""
