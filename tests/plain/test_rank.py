@@ -226,6 +226,17 @@ def test_later_iterations_of_other_lengths_do_not_change_the_rounds(home, tmp_pa
         rank([home / "good", home / "poor"], "CartPole-v1", **settings)
 
 
+def test_a_ranking_goes_on_at_another_commit_and_beside_a_half_written_file(
+    home, tmp_path, monkeypatch
+):
+    settings = SMALL | {"seeds": 1, "budget": 1, "quiet": True, "out": tmp_path}
+    (tmp_path / "rank.json.partial").write_text("{")
+    found = rank([home / "good"], "CartPole-v1", **settings)
+    monkeypatch.setattr("precocial.runs.plan.commit", lambda: "another")
+    monkeypatch.setattr("os.cpu_count", lambda: 96)
+    assert rank([home / "good"], "CartPole-v1", **settings) == found
+
+
 def test_a_worse_source_is_no_teacher_and_a_better_one_is(home, tmp_path):
     rank(
         [home / "reversed", home / "good"],

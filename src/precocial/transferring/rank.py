@@ -120,6 +120,12 @@ def candidates(
     return [*found, Candidate(SCRATCH, "", Path(SCRATCH), _of_seeds(first, seeds), [])], notes
 
 
+def _decides(p: Plan) -> dict[str, Any]:
+    """What decides a probe: not the commit, the machine, or how a file was at the time."""
+    passing = ("precocial", "machine", "source")
+    return {k: v for k, v in to_document(p).items() if k not in passing}
+
+
 def _of_seeds(p: Plan, seeds: int) -> list[Plan]:
     return [with_overrides(p, {"seed": p.run.seed + k}) for k in range(seeds)]
 
@@ -194,7 +200,7 @@ class Probes:
         self.failed: dict[str, str] = {}
         self.features: dict[str, float] = {}
         settings = dataclasses.asdict(cfg) | {
-            c.name: [to_document(c.plans[0]), *(s["sha256"] for s in c.sources)] for c in found
+            c.name: [_decides(c.plans[0]), *(s["sha256"] for s in c.sources)] for c in found
         }
         self.settings = json.loads(json.dumps(settings))
 
@@ -341,7 +347,8 @@ class Probes:
         """
         path = self.out / "rank.json"
         if not path.is_file():
-            if self.out.exists() and any(self.out.iterdir()):
+            own = "rank.json.partial"  # of an earlier call that was killed while it wrote
+            if self.out.exists() and any(path.name != own for path in self.out.iterdir()):
                 raise UserError(f"{self.out} is there and holds no ranking; choose another --out")
             return
         try:
