@@ -133,7 +133,13 @@ def test_a_fit_is_1_for_what_is_linear_and_0_or_less_for_noise():
     assert -0.2 < held_out(torch.cat([x, ones], -1), noise) < 0.05
 
 
-def test_names_tell_sources_apart():
+def test_names_tell_sources_apart(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    here, above = tmp_path.name, tmp_path.parent.name
+    assert _labels(["."]) == [here] and _labels([".."]) == [above]  # else probes lie outside OUT
+    assert _labels(["a", ".safetensors"]) == [f"{here}-a", f"{here}-"]
+    with pytest.raises(UserError, match="twice"):
+        _labels(["a", str(tmp_path / "a")])
     assert _labels(["runs/a", "runs/b/"]) == ["a", "b"]
     assert _labels(["runs/a/seed-0", "runs/b/seed-0"]) == ["a-seed-0", "b-seed-0"]
     assert _labels(["runs/a", "nets/b.safetensors"]) == ["a", "b"]

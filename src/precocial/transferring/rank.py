@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Sequence
 from contextlib import closing
@@ -142,13 +143,13 @@ def heads_of(algorithm: Any, source: Source) -> tuple[str, ...]:
 
 def _labels(texts: Sequence[str]) -> list[str]:
     """Short names that tell the sources apart and can be folders: the ends of their paths."""
-    parts = [[w for w in re.split(r"[/\\]", t) if w not in ("", ".")] or [t] for t in texts]
+    parts = [[w for w in re.split(r"[/\\]", os.path.abspath(t)) if w] or [t] for t in texts]
     if len({tuple(p) for p in parts}) < len(parts):
         raise UserError("a source was given twice; expected each once")
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["-".join(p[-depth:]).removesuffix(".safetensors") for p in parts]
         names = [re.sub(r"[^\w.-]+", "-", name) for name in names]
-        if len({*names, SCRATCH}) == len(names) + 1:
+        if len({*names, SCRATCH, ""}) == len(names) + 2:
             return names
     return [f"source-{k}" for k in range(1, len(parts) + 1)]
 
