@@ -279,6 +279,16 @@ def test_a_form_that_cannot_be_is_left_out_and_said(home, tmp_path, capsys):
     assert {x["name"] for x in found["ranking"]} == {"good, new head", "scratch"}
 
 
+@pytest.mark.parametrize("words", [["--reinit", "actor.2"], ["--only-layers", "0", "1"]])
+def test_a_head_that_is_new_as_it_is_is_tried_once(words, home, tmp_path, capsys):
+    few = ["--seeds", "1", "--lanes", "2", "--rollout-steps", "8", "--budget", "1"]
+    out = tmp_path / "r"
+    assert main(["rank", str(home / "good"), *few, *words, "--out", str(out)]) == 0
+    assert "good, new head, is left out" in capsys.readouterr().err
+    found = json.loads((out / "rank.json").read_text())
+    assert {x["name"] for x in found["ranking"]} == {"good, as it is", "scratch"}
+
+
 def test_what_cannot_be_stacked_is_ranked_too(tmp_path):
     small = {"num_tasks": 2, "episodes_per_task": 2, "env_horizon": 8, "eval_tasks": 2}
     folder = tmp_path / "source"

@@ -27,6 +27,7 @@ import numpy as np
 
 from precocial.algos.transfer.begin import begin
 from precocial.algos.transfer.config import TransferConfig
+from precocial.algos.transfer.surgery import Row
 from precocial.checks import at_least
 from precocial.evaluation.curve import Curve, adaptation_curve, adaptation_curves, final_returns
 from precocial.runs.folder import (
@@ -99,18 +100,22 @@ def candidates(
         its = require_fit(with_overrides(like_source(base, sources[0], given), {"eval_every": 0}))
         first = first or its
         refused: list[UserError] = []
+        known: list[list[Row]] = []
         with closing(build_env(its)) as env:
             heads = heads_of(build_algorithm(its, env), sources[0])
             for form in FORMS if heads else FORMS[:1]:
                 reinit = cfg.reinit + (heads if form == "new head" else ())
                 ways = ways_of(its, sources[0], dataclasses.replace(cfg, reinit=reinit), env)
                 try:
-                    for source in sources[:seeds]:
-                        begin(build_algorithm(its, env), ways, source)
+                    begun = [begin(build_algorithm(its, env), ways, s) for s in sources[:seeds]]
                 except UserError as error:
                     refused.append(error)
                     notes.append(f"{label}, {form}, is left out: {error}")
                     continue
+                if begun[0] in known:
+                    notes.append(f"{label}, {form}, is left out: it is the same as it is")
+                    continue
+                known.append(begun[0])
                 plans = [dataclasses.replace(p, transfer=ways) for p in _of_seeds(its, seeds)]
                 each = [sources[k % len(sources)] for k in range(seeds)]
                 place = Path(label) / form.replace(" ", "-")
