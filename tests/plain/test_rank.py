@@ -137,7 +137,7 @@ def test_names_tell_sources_apart(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     here, above = tmp_path.name, tmp_path.parent.name
     assert _labels(["."]) == [here] and _labels([".."]) == [above]  # else probes lie outside OUT
-    assert _labels(["a", ".safetensors"]) == [f"{here}-a", f"{here}-"]
+    assert _labels([".safetensors"]) == [f"{here}-"]
     with pytest.raises(UserError, match="twice"):
         _labels(["a", str(tmp_path / "a")])
     assert _labels(["runs/a", "runs/b/"]) == ["a", "b"]
@@ -243,6 +243,13 @@ def test_a_ranking_goes_on_at_another_commit_and_beside_a_half_written_file(
     assert rank([home / "good"], "CartPole-v1", **settings) == found
 
 
+def test_what_an_evaluation_costs_is_counted_whatever_is_asked(home, tmp_path):
+    settings = SMALL | {"seeds": 1, "budget": 1, "quiet": True, "eval_first": True}
+    rank([home / "good"], "CartPole-v1", out=tmp_path / "r", **settings)
+    rows = (tmp_path / "r" / "scratch" / "seed-0" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["iteration"] for row in rows] == [0]
+
+
 def test_a_worse_source_is_no_teacher_and_a_better_one_is(home, tmp_path):
     rank(
         [home / "reversed", home / "good"],
@@ -314,6 +321,9 @@ def test_what_cannot_be_stacked_is_ranked_too(tmp_path):
         (["{good}", "{good}"], "given twice"),
         (["{good}", "--seeds", "0"], "seeds is 0"),
         (["{good}", "--budget", "0"], "budget is 0"),
+        (["{good}", "--env-steps", "100"], "--budget says"),
+        (["{good}", "--stop-at", "400"], "--budget says"),
+        (["{good}", "--algo", "scratch"], "evaluated untrained"),
         (["{good}", "--jobs", "0"], "jobs is 0"),
         (["{good}", "--checkpoint", "first"], "expected best or last"),
         (["{good}", "--algo", "grbal", "--env", "hidden-gain"], "nothing of the source is taken"),

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from precocial.algos import ALGOS
 from precocial.algos.transfer.begin import begin
 from precocial.algos.transfer.config import TransferConfig
 from precocial.algos.transfer.surgery import Row
@@ -50,6 +51,8 @@ from precocial.transferring.verdict import SCRATCH, Round, ranking, scores, verd
 from precocial.types import Algorithm, TaskEnv, UserError
 
 FORMS = ("as it is", "new head")
+OWN_EVALUATION = {"eval_every": 0, "eval_first": False}
+"""Of probes in their runs: none, they are scored after each round."""
 HEADED = ("actor", "q", "q_twin")
 """Networks whose last layer says what to do."""
 
@@ -92,12 +95,13 @@ def candidates(
     Raises:
         UserError: a source that can in no form, or two that are the same.
     """
+    _require_budgeted(base)
     found: list[Candidate] = []
     notes: list[str] = []
     first: Plan | None = None
     for text, label in zip(texts, _labels(texts), strict=True):
         sources = read_sources(text, cfg.checkpoint)
-        its = require_fit(with_overrides(like_source(base, sources[0], given), {"eval_every": 0}))
+        its = require_fit(with_overrides(like_source(base, sources[0], given), OWN_EVALUATION))
         first = first or its
         refused: list[UserError] = []
         known: list[list[Row]] = []
@@ -126,6 +130,19 @@ def candidates(
     return [*found, Candidate(SCRATCH, "", Path(SCRATCH), _of_seeds(first, seeds), [])], notes
 
 
+def _require_budgeted(p: Plan) -> None:
+    """Refuse what would end probes at another time than their round's.
+
+    Raises:
+        UserError: nothing is trained, or --env-steps or --stop-at is given.
+    """
+    if not ALGOS[p.algo].trains:
+        raise UserError(f"{p.algo} is evaluated untrained; expected --algo that is trained, as ppo")
+    for name, value in (("--env-steps", p.run.env_steps), ("--stop-at", p.run.stop_at)):
+        if value:
+            raise UserError(f"{name} is {value}; --budget says how long probes are trained")
+
+
 def _decides(p: Plan) -> dict[str, Any]:
     """What decides a probe: not the commit, the machine, or how a file was at the time."""
     passing = ("precocial", "machine", "source")
@@ -148,9 +165,11 @@ def heads_of(algorithm: Any, source: Source) -> tuple[str, ...]:
 
 def _labels(texts: Sequence[str]) -> list[str]:
     """Short names that tell the sources apart and can be folders: the ends of their paths."""
-    parts = [[w for w in re.split(r"[/\\]", os.path.abspath(t)) if w] or [t] for t in texts]
-    if len({tuple(p) for p in parts}) < len(parts):
+    if len({os.path.abspath(t) for t in texts}) < len(texts):
         raise UserError("a source was given twice; expected each once")
+    whole = [os.path.normpath(t) for t in texts]
+    whole = [os.path.abspath(t) if t.startswith(".") else t for t in whole]
+    parts = [[w for w in re.split(r"[/\\]", t) if w] or [t] for t in whole]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["-".join(p[-depth:]).removesuffix(".safetensors") for p in parts]
         names = [re.sub(r"[^\w.-]+", "-", name) for name in names]
