@@ -1,6 +1,7 @@
 """Which source to begin from: rounds, their order, and what the order leaves open."""
 
 import json
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -8,12 +9,12 @@ import torch
 
 import precocial
 from precocial.cli import main
-from precocial.runs.folder import create_folder, read_plan
+from precocial.runs.folder import build_algorithm, build_env, create_folder, read_plan
 from precocial.runs.plan import plan
 from precocial.stacking import run_stacked
 from precocial.statistics import student_interval
 from precocial.transferring import rank as module
-from precocial.transferring.features import held_out
+from precocial.transferring.features import feature_fits, held_out
 from precocial.transferring.rank import _labels, allotment, rank, sizes_of
 from precocial.transferring.verdict import Round, ranking, verdict
 from precocial.types import UserError
@@ -82,6 +83,25 @@ def test_the_order_by_hand():
     assert words.startswith("None helps, as far as so few steps tell: a scores highest")
 
 
+def test_scratch_that_beats_the_last_is_first_whoever_was_dropped_earlier():
+    late = rounds(
+        {"a": [0, 0], "b": [0, 0], "c": [0, 0], "scratch": [0, 0]},
+        {"a": [8, 8], "b": [7, 7], "c": [6, 6], "scratch": [1, 1]},
+        {"a": [8, 8], "b": [7, 7], "scratch": [9, 9]},
+    )
+    order = ranking(late)
+    assert [x["name"] for x in order] == ["scratch", "a", "b", "c"]
+    assert verdict(order) == "None helps: nothing scores above scratch; the best source is a."
+
+
+def test_who_failed_has_no_place():
+    some = rounds({"a": [9, 9], "b": [0, 0], "scratch": [1, 1]}, {"b": [2, 3], "scratch": [1, 2]})
+    assert [x["name"] for x in ranking(some, {"a": "not finite"})] == ["b", "scratch"]
+    alone = rounds({"a": [9, 9], "scratch": [1, 1]}, {"scratch": [1, 1]})
+    words = verdict(ranking(alone, {"a": "not finite"}))
+    assert words == "None helps: nothing scores above scratch."
+
+
 def test_the_verdict_has_three_outcomes():
     ahead = rounds({"a": [9, 8, 9], "b": [8, 9, 9], "c": [5, 4, 5], "scratch": [1, 2, 1]})
     assert verdict(ranking(ahead)) == (
@@ -113,7 +133,13 @@ def test_a_fit_is_1_for_what_is_linear_and_0_or_less_for_noise():
     assert -0.2 < held_out(torch.cat([x, ones], -1), noise) < 0.05
 
 
-def test_names_tell_sources_apart():
+def test_names_tell_sources_apart(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    here, above = tmp_path.name, tmp_path.parent.name
+    assert _labels(["."]) == [here] and _labels([".."]) == [above]  # else probes lie outside OUT
+    assert _labels([".safetensors"]) == [f"{here}-"]
+    with pytest.raises(UserError, match="twice"):
+        _labels(["a", str(tmp_path / "a")])
     assert _labels(["runs/a", "runs/b/"]) == ["a", "b"]
     assert _labels(["runs/a/seed-0", "runs/b/seed-0"]) == ["a-seed-0", "b-seed-0"]
     assert _labels(["runs/a", "nets/b.safetensors"]) == ["a", "b"]
@@ -121,6 +147,15 @@ def test_names_tell_sources_apart():
     assert _labels(["a:b", "a-b"]) == ["source-1", "source-2"]
     with pytest.raises(UserError, match="twice"):
         _labels(["runs/a", "./runs//a"])
+
+
+def test_returns_that_are_all_equal_tell_nothing():
+    p = plan("ppo", "FrozenLake8x8-v1")  # whose goal no untrained policy reaches
+    with closing(build_env(p)) as env:
+        one = build_algorithm(p, env)
+        rng = torch.Generator().manual_seed(0)
+        found, steps = feature_fits({"a": one}, env, env.sample_tasks(4, "valid", rng), one, rng)
+    assert found == {} and steps > 0
 
 
 # ---- the real thing -----------------------------------------------------------------------
@@ -183,6 +218,38 @@ def test_a_ranking_that_was_stopped_goes_on_to_the_same(home, tmp_path, monkeypa
         rank(sources[:1], "CartPole-v1", out=tmp_path / "again", **settings)
 
 
+def test_later_iterations_of_other_lengths_do_not_change_the_rounds(home, tmp_path):
+    settings = SMALL | {"seeds": 1, "budget": 640, "quiet": True, "out": tmp_path / "r"}
+    found = rank([home / "good", home / "poor"], "CartPole-v1", **settings)
+    assert [r["iterations"] for r in found["rounds"]] == [0, 1]
+    path = tmp_path / "r" / "scratch" / "seed-0" / "metrics.jsonl"
+    row = json.loads(path.read_text())
+    path.write_text(f"{json.dumps(row)}\n{json.dumps(row | {'iteration': 1})}\n")
+    again = rank([home / "good", home / "poor"], "CartPole-v1", **settings)
+    assert again == found
+    path.unlink()
+    with pytest.raises(UserError, match="not there any more"):
+        rank([home / "good", home / "poor"], "CartPole-v1", **settings)
+
+
+def test_a_ranking_goes_on_at_another_commit_and_beside_a_half_written_file(
+    home, tmp_path, monkeypatch
+):
+    settings = SMALL | {"seeds": 1, "budget": 1, "quiet": True, "out": tmp_path}
+    (tmp_path / "rank.json.partial").write_text("{")
+    found = rank([home / "good"], "CartPole-v1", **settings)
+    monkeypatch.setattr("precocial.runs.plan.commit", lambda: "another")
+    monkeypatch.setattr("os.cpu_count", lambda: 96)
+    assert rank([home / "good"], "CartPole-v1", **settings) == found
+
+
+def test_what_an_evaluation_costs_is_counted_whatever_is_asked(home, tmp_path):
+    settings = SMALL | {"seeds": 1, "budget": 1, "quiet": True, "eval_first": True}
+    rank([home / "good"], "CartPole-v1", out=tmp_path / "r", **settings)
+    rows = (tmp_path / "r" / "scratch" / "seed-0" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["iteration"] for row in rows] == [0]
+
+
 def test_a_worse_source_is_no_teacher_and_a_better_one_is(home, tmp_path):
     rank(
         [home / "reversed", home / "good"],
@@ -219,6 +286,16 @@ def test_a_form_that_cannot_be_is_left_out_and_said(home, tmp_path, capsys):
     assert {x["name"] for x in found["ranking"]} == {"good, new head", "scratch"}
 
 
+@pytest.mark.parametrize("words", [["--reinit", "actor.2"], ["--only-layers", "0", "1"]])
+def test_a_head_that_is_new_as_it_is_is_tried_once(words, home, tmp_path, capsys):
+    few = ["--seeds", "1", "--lanes", "2", "--rollout-steps", "8", "--budget", "1"]
+    out = tmp_path / "r"
+    assert main(["rank", str(home / "good"), *few, *words, "--out", str(out)]) == 0
+    assert "good, new head, is left out" in capsys.readouterr().err
+    found = json.loads((out / "rank.json").read_text())
+    assert {x["name"] for x in found["ranking"]} == {"good, as it is", "scratch"}
+
+
 def test_what_cannot_be_stacked_is_ranked_too(tmp_path):
     small = {"num_tasks": 2, "episodes_per_task": 2, "env_horizon": 8, "eval_tasks": 2}
     folder = tmp_path / "source"
@@ -244,6 +321,9 @@ def test_what_cannot_be_stacked_is_ranked_too(tmp_path):
         (["{good}", "{good}"], "given twice"),
         (["{good}", "--seeds", "0"], "seeds is 0"),
         (["{good}", "--budget", "0"], "budget is 0"),
+        (["{good}", "--env-steps", "100"], "--budget says"),
+        (["{good}", "--stop-at", "400"], "--budget says"),
+        (["{good}", "--algo", "scratch"], "evaluated untrained"),
         (["{good}", "--jobs", "0"], "jobs is 0"),
         (["{good}", "--checkpoint", "first"], "expected best or last"),
         (["{good}", "--algo", "grbal", "--env", "hidden-gain"], "nothing of the source is taken"),

@@ -31,7 +31,8 @@ def feature_fits(
     """R2 of each plain method's features, and the environment steps it took.
 
     Ridge regression of the discounted returns of ``actor``, an episode on every task, on the last
-    hidden layer; fitted on one half of the episodes and scored on the other.
+    hidden layer; fitted on one half of the episodes and scored on the other. Nothing where all
+    returns of the other half are equal.
     """
     plain = {name: m for name, m in members.items() if _net(m) is not None}
     if actor not in plain.values():
@@ -40,7 +41,9 @@ def feature_fits(
     rollout = collect(env, tasks, actor.learner(tasks.num, 1, rng), 1, steps, rng)
     ended = rollout.terminated | rollout.truncated
     value = reward_to_go(rollout.reward, ended, actor.cfg.gamma)
-    found = {name: held_out(features(m, rollout.obs), value) for name, m in plain.items()}
+    found: dict[str, float] = {}
+    if value[len(value) // 2 :].unique().numel() > 1:
+        found = {name: held_out(features(m, rollout.obs), value) for name, m in plain.items()}
     return found, rollout.reward.numel()
 
 
@@ -69,4 +72,4 @@ def held_out(x: Float[Tensor, "n b f"], value: Float[Tensor, "n e t"]) -> float:
     weights = fit(known.unsqueeze(0), known_y.unsqueeze(0), everything, RIDGE).squeeze(0)
     rest = y[half:]
     left = (x[half:] @ weights - rest).square().mean()
-    return float(1 - left / rest.var(correction=0).clamp(min=1e-12))
+    return float(1 - left / rest.var(correction=0))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Sequence
 from contextlib import closing
@@ -24,8 +25,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from precocial.algos import ALGOS
 from precocial.algos.transfer.begin import begin
 from precocial.algos.transfer.config import TransferConfig
+from precocial.algos.transfer.surgery import Row
 from precocial.checks import at_least
 from precocial.evaluation.curve import Curve, adaptation_curve, adaptation_curves, final_returns
 from precocial.runs.folder import (
@@ -48,6 +51,8 @@ from precocial.transferring.verdict import SCRATCH, Round, ranking, scores, verd
 from precocial.types import Algorithm, TaskEnv, UserError
 
 FORMS = ("as it is", "new head")
+OWN_EVALUATION = {"eval_every": 0, "eval_first": False}
+"""Of probes in their runs: none, they are scored after each round."""
 HEADED = ("actor", "q", "q_twin")
 """Networks whose last layer says what to do."""
 
@@ -90,26 +95,31 @@ def candidates(
     Raises:
         UserError: a source that can in no form, or two that are the same.
     """
+    _require_budgeted(base)
     found: list[Candidate] = []
     notes: list[str] = []
     first: Plan | None = None
     for text, label in zip(texts, _labels(texts), strict=True):
         sources = read_sources(text, cfg.checkpoint)
-        its = require_fit(with_overrides(like_source(base, sources[0], given), {"eval_every": 0}))
+        its = require_fit(with_overrides(like_source(base, sources[0], given), OWN_EVALUATION))
         first = first or its
         refused: list[UserError] = []
+        known: list[list[Row]] = []
         with closing(build_env(its)) as env:
             heads = heads_of(build_algorithm(its, env), sources[0])
             for form in FORMS if heads else FORMS[:1]:
                 reinit = cfg.reinit + (heads if form == "new head" else ())
                 ways = ways_of(its, sources[0], dataclasses.replace(cfg, reinit=reinit), env)
                 try:
-                    for source in sources[:seeds]:
-                        begin(build_algorithm(its, env), ways, source)
+                    begun = [begin(build_algorithm(its, env), ways, s) for s in sources[:seeds]]
                 except UserError as error:
                     refused.append(error)
                     notes.append(f"{label}, {form}, is left out: {error}")
                     continue
+                if begun[0] in known:
+                    notes.append(f"{label}, {form}, is left out: it is the same as it is")
+                    continue
+                known.append(begun[0])
                 plans = [dataclasses.replace(p, transfer=ways) for p in _of_seeds(its, seeds)]
                 each = [sources[k % len(sources)] for k in range(seeds)]
                 place = Path(label) / form.replace(" ", "-")
@@ -118,6 +128,25 @@ def candidates(
             raise refused[0]
     assert first is not None
     return [*found, Candidate(SCRATCH, "", Path(SCRATCH), _of_seeds(first, seeds), [])], notes
+
+
+def _require_budgeted(p: Plan) -> None:
+    """Refuse what would end probes at another time than their round's.
+
+    Raises:
+        UserError: nothing is trained, or --env-steps or --stop-at is given.
+    """
+    if not ALGOS[p.algo].trains:
+        raise UserError(f"{p.algo} is evaluated untrained; expected --algo that is trained, as ppo")
+    for name, value in (("--env-steps", p.run.env_steps), ("--stop-at", p.run.stop_at)):
+        if value:
+            raise UserError(f"{name} is {value}; --budget says how long probes are trained")
+
+
+def _decides(p: Plan) -> dict[str, Any]:
+    """What decides a probe: not the commit, the machine, or how a file was at the time."""
+    passing = ("precocial", "machine", "source")
+    return {k: v for k, v in to_document(p).items() if k not in passing}
 
 
 def _of_seeds(p: Plan, seeds: int) -> list[Plan]:
@@ -136,13 +165,15 @@ def heads_of(algorithm: Any, source: Source) -> tuple[str, ...]:
 
 def _labels(texts: Sequence[str]) -> list[str]:
     """Short names that tell the sources apart and can be folders: the ends of their paths."""
-    parts = [[w for w in re.split(r"[/\\]", t) if w not in ("", ".")] or [t] for t in texts]
-    if len({tuple(p) for p in parts}) < len(parts):
+    if len({os.path.abspath(t) for t in texts}) < len(texts):
         raise UserError("a source was given twice; expected each once")
+    whole = [os.path.normpath(t) for t in texts]
+    whole = [os.path.abspath(t) if t.startswith(".") else t for t in whole]
+    parts = [[w for w in re.split(r"[/\\]", t) if w] or [t] for t in whole]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["-".join(p[-depth:]).removesuffix(".safetensors") for p in parts]
         names = [re.sub(r"[^\w.-]+", "-", name) for name in names]
-        if len({*names, SCRATCH}) == len(names) + 1:
+        if len({*names, SCRATCH, ""}) == len(names) + 2:
             return names
     return [f"source-{k}" for k in range(1, len(parts) + 1)]
 
@@ -194,7 +225,7 @@ class Probes:
         self.failed: dict[str, str] = {}
         self.features: dict[str, float] = {}
         settings = dataclasses.asdict(cfg) | {
-            c.name: [to_document(c.plans[0]), *(s["sha256"] for s in c.sources)] for c in found
+            c.name: [_decides(c.plans[0]), *(s["sha256"] for s in c.sources)] for c in found
         }
         self.settings = json.loads(json.dumps(settings))
 
@@ -208,9 +239,8 @@ class Probes:
             self.end_round(Round(0, returns, 0, steps + more))
         if len(self.rounds) == 1:  # how long an iteration is, is known when there was one
             self.train([c for c in everyone if not self.begun(c)], 1)
-        iterations, so_far = self.steps_of(everyone[-1], 0)
         plan = allotment(
-            sizes_of(len(everyone) - 1), so_far // iterations, self.cfg.seeds, self.cfg.budget
+            sizes_of(len(everyone) - 1), self.iteration_steps(), self.cfg.seeds, self.cfg.budget
         )
         while len(self.rounds) <= len(plan):
             iterations = plan[len(self.rounds) - 1]
@@ -266,6 +296,19 @@ class Probes:
             return None
         ours, scratch = (np.mean(self.rounds[0].returns[name][k]) for name in (c.name, SCRATCH))
         return c.sources[k] | {"teaches": bool(ours >= scratch) or not self.judge_teachers}
+
+    def iteration_steps(self) -> int:
+        """Environment steps of the first iteration of scratch; others may have more or fewer.
+
+        Raises:
+            UserError: the probe was removed.
+        """
+        folder = self.folder(self.found[SCRATCH], 0)
+        rows = read_rows(folder / "metrics.jsonl")
+        steps = [int(row["env_steps"]) for row in rows if row["iteration"] == 0]
+        if not steps:
+            raise UserError(f"{folder} is not there any more; remove {self.out} and rank again")
+        return steps[0]
 
     def steps_of(self, c: Candidate, k: int) -> tuple[int, int]:
         """Iterations and environment steps of the probe of seed k so far."""
@@ -329,7 +372,8 @@ class Probes:
         """
         path = self.out / "rank.json"
         if not path.is_file():
-            if self.out.exists() and any(self.out.iterdir()):
+            own = "rank.json.partial"  # of an earlier call that was killed while it wrote
+            if self.out.exists() and any(path.name != own for path in self.out.iterdir()):
                 raise UserError(f"{self.out} is there and holds no ranking; choose another --out")
             return
         try:
@@ -354,7 +398,7 @@ class Probes:
 
     def document(self) -> dict[str, Any]:
         """What is known so far, as ``rank.json`` has it."""
-        p, order = self.found[SCRATCH].plans[0], ranking(self.rounds)
+        p, order = self.found[SCRATCH].plans[0], ranking(self.rounds, self.failed)
         return {
             "algorithm": p.algo, "env": p.env, "seeds": self.cfg.seeds,
             "verdict": verdict(order),

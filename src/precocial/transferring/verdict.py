@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,23 +31,21 @@ def scores(rounds: Sequence[Round], name: str) -> np.ndarray:
     return np.mean(last, 1, dtype=float)
 
 
-def ranking(rounds: Sequence[Round]) -> list[dict[str, Any]]:
-    """All candidates, the best first.
+def ranking(rounds: Sequence[Round], failed: Container[str] = ()) -> list[dict[str, Any]]:
+    """All candidates but those that failed, the best first.
 
     Who stayed longer is before who was dropped earlier; of equal stay the score decides. Scratch,
-    which is never dropped, comes before those at the end whom it beat in their last round.
+    which is never dropped, comes right before the first whom it beat in their last round.
     ``behind`` is by how much the first one was ahead there, in pairs of seeds; they are told apart
     where its Student interval is above 0.
     """
     stay = {name: sum(name in r.returns for r in rounds) for name in rounds[0].returns}
     order = sorted(
-        (name for name in stay if name != SCRATCH),
+        (name for name in stay if name != SCRATCH and name not in failed),
         key=lambda name: (-stay[name], -scores(rounds, name).mean()),
     )
-    place = len(order)
-    while place and _ahead(rounds, SCRATCH, order[place - 1], stay).mean() > 0:
-        place -= 1
-    order.insert(place, SCRATCH)
+    beaten = (k for k, x in enumerate(order) if _ahead(rounds, SCRATCH, x, stay).mean() > 0)
+    order.insert(next(beaten, len(order)), SCRATCH)
     found = []
     for name in order:
         own = scores(rounds, name)
