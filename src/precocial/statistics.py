@@ -148,6 +148,21 @@ def student_interval(values: np.ndarray) -> Interval | None:
     return float(values.mean() - half), float(values.mean() + half)
 
 
+def welch_interval(one: np.ndarray, other: np.ndarray, tries: int = 1) -> Interval | None:
+    """Welch's 95 % interval of the difference of two means, (S,) and (T,); None for single ones.
+
+    Where ``one`` was chosen for its mean among so many, it is widened for that (Bonferroni).
+    """
+    if min(len(one), len(other)) < 2:
+        return None
+    a, b = (x.var(ddof=1) / len(x) for x in (one, other))
+    half = 0.0
+    if a + b > 0:
+        freedom = (a + b) ** 2 / (a**2 / (len(one) - 1) + b**2 / (len(other) - 1))
+        half = stats.t.ppf(1 - 0.025 / tries, freedom) * math.sqrt(a + b)
+    return float(one.mean() - other.mean() - half), float(one.mean() - other.mean() + half)
+
+
 def as_json(interval: Interval | None) -> list[float] | None:
     """Both ends as JSON has them, null where there is no interval."""
     return list(interval) if interval else None

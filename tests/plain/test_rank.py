@@ -6,13 +6,14 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
+from scipy.stats import ttest_ind
 
 import precocial
 from precocial.cli import main
 from precocial.runs.folder import build_algorithm, build_env, create_folder, read_plan
 from precocial.runs.plan import plan
 from precocial.stacking import run_stacked
-from precocial.statistics import student_interval
+from precocial.statistics import student_interval, welch_interval
 from precocial.transferring import rank as module
 from precocial.transferring.features import feature_fits, held_out
 from precocial.transferring.rank import _labels, allotment, rank, sizes_of
@@ -50,10 +51,10 @@ def test_the_better_half_goes_on_and_money_decides_how_long():
     assert [sizes_of(n) for n in (1, 2, 3, 5, 8, 12)] == [
         [1], [2], [3, 2], [5, 3, 2], [8, 4, 2], [12, 6, 3, 2],
     ]  # fmt: skip
-    # 3 seeds of 512 steps: 9 and 5 candidates for an iteration each, 3 for two: 20 * 1536.
-    assert allotment([8, 4, 2], 512, 3, 30_720) == [1, 2, 4]
-    assert allotment([8, 4, 2], 512, 3, 30_719) == [1, 2]  # 14 * 1536 = 21 504
-    assert allotment([8, 4, 2], 512, 3, 2 * 30_720) == [2, 4, 8]
+    # 3 seeds of 512 steps: 8 and 4 forms for an iteration each, 2 for two, scratch as two of them.
+    assert allotment([8, 4, 2], 512, 3, 36_864) == [1, 2, 4]
+    assert allotment([8, 4, 2], 512, 3, 36_863) == [1, 2]  # 16 * 1536 = 24 576
+    assert allotment([8, 4, 2], 512, 3, 2 * 36_864) == [2, 4, 8]
     assert allotment([8, 4, 2], 512, 3, 1) == [1]
 
 
@@ -105,7 +106,7 @@ def test_who_failed_has_no_place():
 def test_the_verdict_has_three_outcomes():
     ahead = rounds({"a": [9, 8, 9], "b": [8, 9, 9], "c": [5, 4, 5], "scratch": [1, 2, 1]})
     assert verdict(ranking(ahead)) == (
-        "Begin from a: ahead of scratch by 7.333 [4.465, 10.2]. Not told apart from it: b."
+        "Begin from a: ahead of scratch by 7.333 [5.466, 9.2]. Not told apart from it: b."
     )
     level = rounds({"a": [9, 1, 5], "scratch": [1, 5, 4]})
     assert "not told apart from scratch" in verdict(ranking(level))
@@ -115,6 +116,17 @@ def test_the_verdict_has_three_outcomes():
     )
     single = rounds({"a": [9], "scratch": [1]})  # one seed says nothing
     assert "not told apart from scratch" in verdict(ranking(single))
+
+
+def test_welch_by_hand_and_by_scipy():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(3, 1, 3), rng.normal(0, 5, 6)
+    found = ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
+    assert welch_interval(one, other) == pytest.approx((found.low, found.high))
+    wide = ttest_ind(one, other, equal_var=False).confidence_interval(1 - 0.05 / 7)
+    assert welch_interval(one, other, tries=7) == pytest.approx((wide.low, wide.high))
+    assert welch_interval(np.array([5.0, 5.0]), np.array([2.0, 2.0])) == (3, 3)
+    assert welch_interval(np.array([5.0]), other) is None
 
 
 def test_an_interval_of_few_seeds_is_students():
@@ -178,9 +190,9 @@ def test_sources_are_ranked_with_what_was_spent(home, tmp_path, capsys):
     fits = {x["name"]: x["feature_fit"] for x in found["ranking"]}
     assert fits["reversed, as it is"] == fits["reversed, new head"] > 0.2 > fits["scratch"]
     assert [len(r["returns"]) for r in found["rounds"]] == [7, 7, 4, 3]
-    assert [r["iterations"] for r in found["rounds"]] == [0, 2, 4, 8]
-    # 2 seeds of 512 steps: 7 for 2 iterations, 4 for 2 more, 3 for 4 more.
-    assert found["train_steps"] == 2 * 512 * (14 + 8 + 12)
+    assert [r["iterations"] for r in found["rounds"]] == [0, 1, 2, 4]
+    # 2 seeds of 512 steps: 6 forms and scratch, twice, for 1 iteration; 3 for 1 more, 2 for 2.
+    assert found["train_steps"] == 2 * 512 * (8 + 5 + 8)
     # Of CartPole the return is the number of steps; the features took 32 episodes of 128.
     rolled = sum(sum(map(sum, table)) for r in found["rounds"] for table in r["returns"].values())
     assert found["eval_steps"] == pytest.approx(rolled + 32 * 128, abs=8)

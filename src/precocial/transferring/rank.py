@@ -62,7 +62,8 @@ class RankConfig:
     """How much is tried."""
 
     seeds: int = 3
-    """Probes of each candidate, --seed, --seed + 1, ...; of several runs of a source in turn."""
+    """Probes of each candidate, --seed, --seed + 1, ...; of several runs of a source in turn.
+    Scratch has twice as many, since all are measured by it."""
     budget: int = 40_000
     """Environment steps of training in all; every candidate has one iteration in any case."""
     episodes: int = 2
@@ -127,7 +128,7 @@ def candidates(
         if len(refused) == (2 if heads else 1):
             raise refused[0]
     assert first is not None
-    return [*found, Candidate(SCRATCH, "", Path(SCRATCH), _of_seeds(first, seeds), [])], notes
+    return [*found, Candidate(SCRATCH, "", Path(SCRATCH), _of_seeds(first, 2 * seeds), [])], notes
 
 
 def _require_budgeted(p: Plan) -> None:
@@ -190,14 +191,14 @@ def allotment(sizes: Sequence[int], steps: int, seeds: int, budget: int) -> list
     """Iterations of training at the end of each round, doubling; fewer rounds where money is short.
 
     Args:
-        sizes: Forms in each round; scratch is there, too.
+        sizes: Forms in each round; scratch is there, too, with twice the probes.
         steps: Environment steps of an iteration of one probe.
         seeds: Probes of each.
         budget: Environment steps of all.
     """
     for num in range(len(sizes), 0, -1):
         added = [1, *(2**r for r in range(num - 1))]
-        cost = seeds * steps * sum((n + 1) * k for n, k in zip(sizes, added, strict=False))
+        cost = seeds * steps * sum((n + 2) * k for n, k in zip(sizes, added, strict=False))
         if cost <= budget or num == 1:
             return [max(1, budget // cost) * 2**r for r in range(num)]
     raise AssertionError
@@ -246,7 +247,7 @@ class Probes:
             iterations = plan[len(self.rounds) - 1]
             alive = self.train(self.alive(), iterations)
             returns, steps_taken = self.score(alive)
-            trained = sum(self.steps_of(c, k)[1] for c in everyone for k in range(self.cfg.seeds))
+            trained = sum(self.steps_of(c, k)[1] for c in everyone for k in range(len(c.plans)))
             self.end_round(Round(iterations, returns, trained, steps_taken))
         return self.document()
 
@@ -284,7 +285,7 @@ class Probes:
 
     def begun(self, c: Candidate) -> bool:
         """Whether each probe has had an iteration."""
-        return all(self.steps_of(c, k)[0] for k in range(self.cfg.seeds))
+        return all(self.steps_of(c, k)[0] for k in range(len(c.plans)))
 
     def folder(self, c: Candidate, k: int) -> Path:
         """Of the probe of seed k."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from precocial.statistics import as_json, student_interval
+from precocial.statistics import as_json, student_interval, welch_interval
 
 SCRATCH = "scratch"
 
@@ -36,38 +36,39 @@ def ranking(rounds: Sequence[Round], failed: Container[str] = ()) -> list[dict[s
 
     Who stayed longer is before who was dropped earlier; of equal stay the score decides. Scratch,
     which is never dropped, comes right before the first whom it beat in their last round.
-    ``behind`` is by how much the first one was ahead there, in pairs of seeds; they are told apart
-    where its Student interval is above 0.
+    ``behind`` is by how much the first one was ahead there; they are told apart where its Welch
+    interval is above 0. That to scratch is widened for the choice of the first among all forms.
     """
     stay = {name: sum(name in r.returns for r in rounds) for name in rounds[0].returns}
     order = sorted(
         (name for name in stay if name != SCRATCH and name not in failed),
         key=lambda name: (-stay[name], -scores(rounds, name).mean()),
     )
-    beaten = (k for k, x in enumerate(order) if _ahead(rounds, SCRATCH, x, stay).mean() > 0)
+    forms = len(order)
+
+    def both(one: str, other: str) -> tuple[np.ndarray, np.ndarray]:
+        """Scores in the last round that both were there."""
+        shared = rounds[: min(stay[one], stay[other])]
+        return scores(shared, one), scores(shared, other)
+
+    beaten = (k for k, x in enumerate(order) if np.diff([s.mean() for s in both(x, SCRATCH)]) > 0)
     order.insert(next(beaten, len(order)), SCRATCH)
     found = []
     for name in order:
         own = scores(rounds, name)
-        behind = _ahead(rounds, order[0], name, stay)
-        interval = student_interval(behind)
+        best, its = both(order[0], name)
+        interval = welch_interval(best, its, forms if name == SCRATCH else 1)
         found.append(
             {
                 "name": name,
                 "iterations": rounds[stay[name] - 1].iterations,
                 "untrained": float(np.mean(rounds[0].returns[name])),
                 "score": {"mean": float(own.mean()), "ci95": as_json(student_interval(own))},
-                "behind": {"mean": float(behind.mean()), "ci95": as_json(interval)},
+                "behind": {"mean": float(best.mean() - its.mean()), "ci95": as_json(interval)},
                 "apart": interval is not None and interval[0] > 0,
             }
         )
     return found
-
-
-def _ahead(rounds: Sequence[Round], one: str, other: str, stay: dict[str, int]) -> np.ndarray:
-    """Of each seed, in the last round that both were there."""
-    both = rounds[: min(stay[one], stay[other])]
-    return np.asarray(scores(both, one) - scores(both, other))
 
 
 def verdict(order: Sequence[dict[str, Any]]) -> str:
