@@ -67,7 +67,7 @@ def truth(found: list[Candidate], untrained: dict[str, float], home: Path) -> di
     """Steps to the threshold of every run from every candidate, at most the budget."""
     folders = []
     for c in found:
-        for k, p in enumerate(c.plans):
+        for k, p in enumerate(c.plans[:RUNS]):  # scratch has more
             p = with_overrides(p, {"eval_every": 1, "eval_first": True})
             source = None
             if c.sources:
@@ -80,7 +80,7 @@ def truth(found: list[Candidate], untrained: dict[str, float], home: Path) -> di
     for c in found:
         its = [
             time_to(curve_of(read_rows(home / c.place / f"seed-{k}" / "metrics.jsonl")), THRESHOLD)
-            for k in range(len(c.plans))
+            for k in range(RUNS)
         ]
         times[c.name] = [BUDGET if t is None else int(t) for t in its]
     return times

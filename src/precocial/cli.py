@@ -713,7 +713,9 @@ def _trial_table(result: dict[str, Any], title: str) -> Table:
     totals = {name: f"{sum(row):.2f}" for name, row in means.items()}
     num = len(result["stages"])
     frame = 3  # a border and two blanks, of each column
-    taken = 1 + max(map(len, [*means, "success rate"])) + max(map(len, [*totals.values(), "trial"]))
+    taken = (
+        1 + max(map(len, [*means, "solved by then"])) + max(map(len, [*totals.values(), "trial"]))
+    )
     width = max(len(str(num)), *(len(f"{v:.2f}") for row in means.values() for v in row))
     shown = few_of(num, max(3, (TERMINAL - taken - 2 * frame) // (width + frame)))
     table = Table(title=f"{title}\nmean return per episode")
@@ -723,10 +725,12 @@ def _trial_table(result: dict[str, Any], title: str) -> Table:
     table.add_column("trial", justify="right", no_wrap=True)
     for name, row in means.items():
         table.add_row(name, *(f"{row[k]:.2f}" for k in shown), totals[name])
-    if "success_rate" in result["stages"][0]:
-        table.add_section()
-        hits = (f"{result['stages'][k]['success_rate']:.2f}" for k in shown)
-        table.add_row("success rate", *hits, "")
+    for key, words in (("success_rate", "success rate"), ("solved_by", "solved by then")):
+        if key not in result["stages"][0]:
+            continue
+        if key == "success_rate":
+            table.add_section()
+        table.add_row(words, *(f"{result['stages'][k][key]:.2f}" for k in shown), "")
     return table
 
 

@@ -86,7 +86,7 @@ def test_dueling_is_value_plus_centred_advantages():
 
 def test_sacs_discrete_losses_are_sums_over_actions():
     cfg, env = SACConfig(hidden=(4,)), FrozenLakeV1()
-    draw = Policies(cfg, env.spec, seeded())
+    draw = Policies(cfg.activation, env.spec, seeded())
     even = table((0.0, 0.0), (0.0, 0.0), (0.0, 0.0))
     nets = {
         "actor": even, "q": table((1.0, 3.0), (2.0, 4.0), (0.0, 0.0)),
@@ -106,7 +106,7 @@ def test_sacs_discrete_losses_are_sums_over_actions():
 def test_a_squashed_gaussians_density_is_that_of_the_change_of_variables():
     cfg, env = SACConfig(hidden=(8,)), PendulumV1()
     params = stacked(orthogonal_layers((3, 8, 2), 1.0, seeded(1)))
-    draw = Policies(cfg, env.spec, seeded(2))
+    draw = Policies(cfg.activation, env.spec, seeded(2))
     obs = torch.randn(1, 200, 3, generator=seeded(3))
     action, log_prob = draw.draw(params, obs)
     mean, log_std = draw.gaussian(params, obs)
@@ -133,7 +133,9 @@ def test_sacs_continuous_losses_follow_their_equations():
         torch.full((1, 6), 0.9), torch.ones(1, 6),
     )  # fmt: skip
     alpha = torch.tensor([[0.3]])
-    action, log_prob = Policies(cfg, env.spec, seeded(7)).draw(nets["actor"], data.next_obs)
+    action, log_prob = Policies(cfg.activation, env.spec, seeded(7)).draw(
+        nets["actor"], data.next_obs
+    )
 
     def q(net, obs, act):
         x = torch.cat([obs, act], -1)[0]
@@ -144,11 +146,11 @@ def test_sacs_continuous_losses_follow_their_equations():
     y = data.reward[0] + 0.9 * (least - 0.3 * log_prob[0])
     acted = data.action.clamp(-1, 1)  # what the environment made of it
     expected = sum((q(nets[n], data.obs, acted) - y).square().mean() for n in ("q", "q_twin"))
-    found = critic_losses(nets, targets, data, alpha, Policies(cfg, env.spec, seeded(7)))
+    found = critic_losses(nets, targets, data, alpha, Policies(cfg.activation, env.spec, seeded(7)))
     torch.testing.assert_close(found["loss/value"][0], expected)
-    action, log_prob = Policies(cfg, env.spec, seeded(8)).draw(nets["actor"], data.obs)
+    action, log_prob = Policies(cfg.activation, env.spec, seeded(8)).draw(nets["actor"], data.obs)
     least = torch.minimum(*(q(nets[n], data.obs, action) for n in ("q", "q_twin")))
-    found = actor_losses(nets, data, alpha, Policies(cfg, env.spec, seeded(8)))
+    found = actor_losses(nets, data, alpha, Policies(cfg.activation, env.spec, seeded(8)))
     torch.testing.assert_close(found["loss/policy"][0], (0.3 * log_prob[0] - least).mean())
     torch.testing.assert_close(found["loss/entropy"][0], -log_prob.mean())
 
@@ -164,7 +166,7 @@ def test_the_policys_loss_leaves_the_critics_alone_and_theirs_the_policy():
         torch.randn(1, 6, 3), torch.rand(1, 6, 1), torch.randn(1, 6), torch.randn(1, 6, 3),
         torch.full((1, 6), 0.9), torch.ones(1, 6),
     )  # fmt: skip
-    draw = Policies(cfg, env.spec, seeded(1))
+    draw = Policies(cfg.activation, env.spec, seeded(1))
     actor_losses(nets, data, torch.tensor([[0.3]]), draw)["loss/policy"].sum().backward()
     assert all(p.grad is None for n in ("q", "q_twin") for p in nets[n].values())
     assert all(p.grad is not None for p in nets["actor"].values())

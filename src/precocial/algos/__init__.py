@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 BRANCHES = {
     "plain": "plain, blind to the task", "gradient": "gradient-based", "memory": "memory-based",
-    "model": "model-based",
+    "inference": "task inference, off-policy", "model": "model-based",
 }  # fmt: skip
 """The folders of this package, in the field's words."""
 
@@ -104,6 +104,10 @@ ALGOS: dict[str, Entry] = {
     "domain-randomization": Entry(
         "memory.rl2:RL2", "rl2 with its memory cleared at every episode", "reference",
         {"forget": True},
+    ),
+    "pearl": Entry(
+        "inference.pearl:PEARL", "infer the task, draw a guess, act on it; SAC",
+        "Rakelly et al. 2019",
     ),
     "grbal": Entry(
         "model.grbal:GrBAL", "a model that takes a gradient step at every time step, MPC",

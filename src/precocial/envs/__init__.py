@@ -57,6 +57,14 @@ ENVS: dict[str, Family] = {
         "control.point_nav:PointNav", "reach a hidden goal on a plane",
         "box 2", "box 2", "Finn et al. 2017",
     ),
+    "point-robot": Family(
+        "control.point_robot:PointRobot", "go to a hidden goal on a plane, from anywhere",
+        "box 2", "box 2", "Rakelly et al. 2019",
+    ),
+    "point-robot-sparse": Family(
+        "control.point_robot:PointRobotSparse", "find a hidden goal on a half circle",
+        "box 2", "box 2", "Rakelly et al. 2019",
+    ),
     "bandit": Family(
         "classic.bandit:Bandit", "arms of hidden Bernoulli rates, one pull an episode",
         "discrete", "box 1", "Duan et al. 2016",

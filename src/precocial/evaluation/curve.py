@@ -30,6 +30,9 @@ class Curve(NamedTuple):
     """Around a change of the world during the first episode, where the family can have one."""
     lanes_diverged: int = 0
     """Lanes whose simulation diverged and ended their episode."""
+    solved_by: np.ndarray | None = None
+    """(N, stages): share of lanes that succeeded in this episode of the trial or an earlier one;
+    None where that is undefined, or stages are no episodes of a trial."""
     env_steps: float = 0.0
     """Environment steps that it took; of runs that were scored together, an equal share."""
 
@@ -135,6 +138,7 @@ def adaptation_curve(
         if recoveries
         else None,
         lost,
+        table[2] if len(table) > 2 else None,
         float(steps.sum()) + unseen,
     )
 
@@ -188,20 +192,24 @@ def adaptation_curves(
         )  # fmt: skip
         for i in range(len(group)):
             rows = slice(i * num, (i + 1) * num)
-            hits = None if curve.success is None else curve.success[rows]
+            hits, solved = (
+                None if x is None else x[rows] for x in (curve.success, curve.solved_by)
+            )
             share = curve.env_steps / len(group)
             curves.append(
-                curve._replace(returns=curve.returns[rows], success=hits, env_steps=share)
+                curve._replace(
+                    returns=curve.returns[rows], success=hits, solved_by=solved, env_steps=share
+                )
             )
     return curves
 
 
 def _trial(rollout: Rollout, stages: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of a trial of ``stages`` episodes: scores (1 or 2, n, stages), and steps of each stage."""
+    """Of a trial of ``stages`` episodes: scores (1 or 3, n, stages), and steps of each stage."""
     ended = rollout.terminated | rollout.truncated
     table = [episode_returns(rollout.reward, ended, stages).mean(1)]
     if "info/success" in rollout.extra:
         hits = episode_returns(rollout.extra["info/success"], ended, stages) > 0
-        table.append(hits.float().mean(1))
+        table += [hits.float().mean(1), hits.float().cummax(-1).values.mean(1)]
     lengths = episode_returns(torch.ones_like(rollout.reward), ended, stages).sum((0, 1))
     return torch.stack(table).cpu().double().numpy(), lengths.cpu().double().numpy()

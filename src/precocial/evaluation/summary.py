@@ -20,6 +20,8 @@ def summarise(curves: list[Curve], tasks: TaskSample | None) -> dict[str, Any]:
     scores = np.stack([c.returns for c in curves])  # (S, N, stages)
     hits = [c.success for c in curves if c.success is not None]
     success = np.stack(hits) if hits else None
+    found = [c.solved_by for c in curves if c.solved_by is not None]
+    solved = np.stack(found) if found else None
     stages = []
     intervals = bootstrap_intervals(scores, tasks) if tasks else []
     for k in range(scores.shape[-1]):
@@ -35,6 +37,8 @@ def summarise(curves: list[Curve], tasks: TaskSample | None) -> dict[str, Any]:
             row["ci95"] = as_json(intervals[k])
         if success is not None:
             row["success_rate"] = float(success[:, :, k].mean())
+        if solved is not None:
+            row["solved_by"] = float(solved[:, :, k].mean())
         stages.append(row)
     per_task = scores.mean(0)[:1000]
     around = [c.recovery for c in curves if c.recovery is not None]

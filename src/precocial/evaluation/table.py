@@ -255,9 +255,9 @@ def _score(
     """
     overrides = {"adapt_lrs": adapt_lrs} if adapt_lrs else {}
     p, env, algorithm, _ = load_algorithm(run, which, **overrides)
-    usual = algorithm.num_stages if algorithm.is_trial else 4
+    in_trial, by_episode = algorithm.is_trial, algorithm.stage_unit == "episode"
+    usual = algorithm.num_stages if in_trial or by_episode else 4
     stages = usual if updates is None else updates + 1
-    in_trial = algorithm.is_trial
     trial = in_trial and stages == usual
     trials: list[tuple[Rollout, EnvSpec]] = []
 
@@ -285,7 +285,7 @@ def _score(
         optimum = env.optimum(batch) if known else None
         # Known methods are scored on the very same tasks, an episode a stage.
         scores = {}
-        if with_known and in_trial:
+        if with_known and (in_trial or by_episode):
             scores = env.references(batch, stages, generator(seed, "references"))
     finally:
         env.close()

@@ -13,11 +13,12 @@ from typing import Any
 from precocial.algos import ALGOS, default_config
 from precocial.envs import ENVS
 from precocial.errors import UserError
-from precocial.presets import gradient, memory, model, plain
+from precocial.presets import gradient, inference, memory, model, plain
 from precocial.presets.preset import Preset, Table
 
 BRANCHES: dict[str, Any] = {
-    "plain": plain, "gradient": gradient, "memory": memory, "model": model,
+    "plain": plain, "gradient": gradient, "memory": memory, "inference": inference,
+    "model": model,
 }  # fmt: skip
 PRESETS: Table = {pair: row for branch in BRANCHES.values() for pair, row in branch.PRESETS.items()}
 

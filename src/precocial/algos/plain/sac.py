@@ -115,7 +115,7 @@ class SAC(OffPolicy):
 
         def update(batch: Sample) -> dict[str, Tensor]:
             actor.random = False
-            draw = Policies(cfg, first.spec, rng)
+            draw = Policies(cfg.activation, first.spec, rng)
             alpha = nets["temperature"]["log_alpha"].detach().exp()
             losses = critic_losses(nets, t.targets.nets, batch, alpha, draw)
             losses |= actor_losses(nets, batch, alpha, draw)
@@ -144,10 +144,9 @@ class SAC(OffPolicy):
 class Policies:
     """Actions of S policies, and how likely they are."""
 
-    def __init__(self, cfg: SACConfig, spec: EnvSpec, rng: torch.Generator) -> None:
-        self.activation, self.box, self.rng = (
-            ACTIVATIONS[cfg.activation], spec.action_kind == "box", rng,
-        )  # fmt: skip
+    def __init__(self, activation: Activation, spec: EnvSpec, rng: torch.Generator) -> None:
+        self.activation = ACTIVATIONS[activation]
+        self.box, self.rng = spec.action_kind == "box", rng
 
     def logits(self, params: Params, obs: Float[Tensor, "s b o"]) -> Float[Tensor, "s b a"]:
         """Of discrete actions, normalised."""
@@ -242,7 +241,7 @@ class SACLearner(PlainLearner):
     ) -> None:  # fmt: skip
         super().__init__(cfg, params, normalise, rng)
         assert isinstance(cfg, SACConfig)
-        self.policies, self.spec = Policies(cfg, spec, rng), spec
+        self.policies, self.spec = Policies(cfg.activation, spec, rng), spec
 
     @torch.no_grad()
     def act(self, obs: Float[Tensor, "n e o"], *, explore: bool = True) -> Tensor:

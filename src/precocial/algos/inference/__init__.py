@@ -1,0 +1,1 @@
+"""Task inference off-policy."""
