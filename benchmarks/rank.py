@@ -86,8 +86,15 @@ def truth(found: list[Candidate], untrained: dict[str, float], home: Path) -> di
     return times
 
 
-def split(k: int, home: Path, seeds: int, episodes: int, ways: TransferConfig) -> dict[str, Any]:
-    """Rank the sources of a split, and find out what is true."""
+def split(
+    k: int,
+    home: Path,
+    seeds: int,
+    episodes: int,
+    ways: TransferConfig,
+    known: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Rank the sources of a split, and find out what is true where that is not known."""
     texts = [str(home / f"{k}" / name) for name in (*SOURCES, "confident.safetensors")]
     result = rank(
         texts, "CartPole-v1", "ppo", out=home / f"{k}" / "rank", seeds=seeds, episodes=episodes,
@@ -96,7 +103,7 @@ def split(k: int, home: Path, seeds: int, episodes: int, ways: TransferConfig) -
     base = plan("ppo", "CartPole-v1", seed=1000 * (k + 1) + 500, **TARGET)
     found, _ = candidates(texts, base, ways, RUNS, given=list(TARGET))
     untrained = {x["name"]: x["untrained"] for x in result["ranking"]}
-    times = truth(found, untrained, home / f"{k}" / "truth")
+    times = known or truth(found, untrained, home / f"{k}" / "truth")
     return {
         "split": k, "order": [x["name"] for x in result["ranking"]],
         "apart": [x["apart"] for x in result["ranking"]], "verdict": result["verdict"],
@@ -125,8 +132,11 @@ def judge(rows: list[dict[str, Any]]) -> dict[str, Any]:
                 apart += 1
                 right += (interval[0] > 0) == (place[a] > place[b])
     everyone = {n: round(np.mean([row["times"][n] for row in rows])) for n in rows[0]["times"]}
+    half = np.std(taus, ddof=1) / len(taus) ** 0.5 * 2.09 if len(taus) > 1 else np.nan
     return {
         "splits": len(rows), "tau": round(float(np.mean(taus)), 3),
+        "tau_ci95": [round(float(np.mean(taus) + sign * half), 3) for sign in (-1, 1)],
+        "begin": sum(row["verdict"].startswith("Begin") for row in rows),
         "tau_of_truth_with_itself": round(float(np.mean(again)), 3),
         "first_is_the_best": float(np.mean(top)), "first_not_apart_from_the_best": np.mean(alike),
         "pairs_apart": apart, "pairs_apart_in_right_order": round(right / apart, 3),
@@ -142,16 +152,21 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--episodes", type=int, default=2)
     parser.add_argument("--plain", action="store_true", help="fine-tuning without a teacher")
+    parser.add_argument("--truth", type=Path, help="take the long runs from an earlier result")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     ways = TransferConfig()
     if args.plain:
         ways = dataclasses.replace(ways, kickstart=0.0, critic_warmup=0)
+    known: list[dict[str, Any]] = []
+    if args.truth:
+        known = json.loads(args.truth.read_text(encoding="utf-8"))["splits"]
     rows = []
     with tempfile.TemporaryDirectory() as place:
         train_sources(Path(place), range(args.splits))
         for k in range(args.splits):
-            rows.append(split(k, Path(place), args.seeds, args.episodes, ways))
+            times = known[k]["times"] if known else None
+            rows.append(split(k, Path(place), args.seeds, args.episodes, ways, times))
             print(json.dumps(judge(rows)), flush=True)
     if args.out:
         document = {"commit": commit(), "judged": judge(rows), "splits": rows}

@@ -36,7 +36,9 @@ def play(env, tasks):
     for _ in range(min(200, steps)):
         discrete = torch.randint(env.spec.action_dim, shape, generator=draws)
         step = env.step(actor.act(obs) if env.spec.action_kind == "box" else discrete)
-        met.append(torch.cat([step.next_obs.flatten(1).float(), step.reward.float()], 1))
+        told = [step.next_obs.flatten(1), step.reward]
+        told += [v for k, v in step.info.items() if k == "dense_reward"]  # for critics
+        met.append(torch.cat([x.float() for x in told], 1))
     return torch.stack(met, 1).flatten(1)
 
 
