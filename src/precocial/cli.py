@@ -13,6 +13,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Literal, TextIO
 
 import tyro
@@ -494,9 +495,9 @@ def _print_ranking(result: dict[str, Any]) -> None:
     )  # fmt: skip
     console.print(result["verdict"], markup=False, highlight=False)
     first = result["ranking"][0]
-    if first["source"]:
+    if result["verdict"].startswith("Begin"):
         new = f" --reinit {' '.join(first['reinit'])}" if first["reinit"] else ""
-        words = f"precocial transfer {first['source']} --env {result['env']}{new} ..."
+        words = f"precocial transfer {quote(first['source'])} --env {result['env']}{new} ..."
         console.print(words, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -35,7 +35,8 @@ def ranking(rounds: Sequence[Round], failed: Container[str] = ()) -> list[dict[s
     """All candidates but those that failed, the best first.
 
     Who stayed longer is before who was dropped earlier; of equal stay the score decides. Scratch,
-    which is never dropped, comes right before the first whom it beat in their last round.
+    which is never dropped, is put where the fewest comparisons with it, each in the other's last
+    round, say otherwise.
     ``behind`` is by how much the first one was ahead there; they are told apart where its Welch
     interval is above 0. That to scratch is widened for the choice of the first among all forms.
     """
@@ -51,8 +52,9 @@ def ranking(rounds: Sequence[Round], failed: Container[str] = ()) -> list[dict[s
         shared = rounds[: min(stay[one], stay[other])]
         return scores(shared, one), scores(shared, other)
 
-    beaten = (k for k, x in enumerate(order) if np.diff([s.mean() for s in both(x, SCRATCH)]) > 0)
-    order.insert(next(beaten, len(order)), SCRATCH)
+    ahead = [bool(np.diff([s.mean() for s in both(SCRATCH, name)]) > 0) for name in order]
+    wrong = [sum(ahead[k:]) + ahead[:k].count(False) for k in range(forms + 1)]
+    order.insert(max(k for k in range(forms + 1) if wrong[k] == min(wrong)), SCRATCH)
     found = []
     for name in order:
         own = scores(rounds, name)
