@@ -268,6 +268,22 @@ def test_a_learner_goes_on_where_it_was_saved():
     torch.testing.assert_close(one.draw(), other.draw())
 
 
+def test_a_learner_is_frozen_and_what_it_saves_is_whole():
+    algorithm, env = agent()
+    tasks = env.sample_tasks(2, "test", seeded(1))
+    one, other = algorithm.learner(2, 1, seeded()), algorithm.learner(2, 1, seeded())
+    collect(env, tasks, one, 1, 20, seeded(2))
+    algorithm.meta_update(env, tasks, seeded(3))
+    collect(env, tasks, other, 1, 20, seeded(2))
+    torch.testing.assert_close(one.known()[0], other.known()[0])
+    later = algorithm.learner(2, 1, seeded())
+    later.load_state_dict(copy.deepcopy(one.state_dict()))
+    for learner in (one, later):
+        learner.rng = seeded(4)
+        collect(env, tasks, learner, 1, 5, seeded(5))
+    torch.testing.assert_close(one.known()[0], later.known()[0])
+
+
 def test_stopping_loses_nothing(tmp_path):
     options = {**SMALL, "eval_every": 2, "eval_tasks": 3, "save_every": 1, "informed": 0.5}
     for name, ends in (("whole", [5]), ("parts", [2, 3, 5])):

@@ -522,7 +522,8 @@ class PEARLLearner:
         self, cfg: PEARLConfig, spec: EnvSpec, nets: Nets, scale: Scale, shape: tuple[int, int],
         rng: torch.Generator,
     ) -> None:  # fmt: skip
-        self.cfg, self.spec, self.nets, self.scale, self.rng = cfg, spec, nets, scale, rng
+        self.cfg, self.spec, self.nets, self.rng = cfg, spec, nets, rng
+        self.scale = copy.copy(scale)
         self.policies = Policies(cfg.activation, spec, rng)
         self.acted: dict[str, Tensor] = {}
         self.shape = shape
@@ -601,11 +602,13 @@ class PEARLLearner:
     def state_dict(self) -> dict[str, Any]:
         """Networks and what was seen."""
         return {
-            "nets": self.nets, "rows": self.rows, "z": self.z, "episode": self.episode,
-            "before": self.before,
+            "nets": self.nets, "scale": vars(self.scale), "rows": self.rows, "z": self.z,
+            "episode": self.episode, "before": self.before,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue as the saved learner."""
+        state = dict(state)
+        vars(self.scale).update(state.pop("scale"))
         vars(self).update(state)
         self.rows = list(state["rows"])
