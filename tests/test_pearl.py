@@ -241,6 +241,13 @@ def test_it_runs_before_and_after_training_and_evaluation_writes_nothing(kind, e
         assert metrics["loss/kl"] > 0
 
 
+def test_as_many_trials_are_informed_as_asked_for_also_where_episodes_end_early():
+    algorithm, env = trained(1, CartPole(), informed=1e-6, lanes=2)
+    *_, since = algorithm.informed(0, seeded())
+    # A trial of so many steps can have as many episodes, more than a trial's in number.
+    assert since.eq(2 * env.spec.horizon).all()
+
+
 def test_z_is_drawn_once_an_episode():
     algorithm, env = trained(1)
     learner = algorithm.learner(2, 3, seeded())

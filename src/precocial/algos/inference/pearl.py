@@ -251,7 +251,7 @@ class PEARL:
         rows, weight = (torch.stack(x, 1) for x in zip(*drawn, strict=True))
         since = torch.randint(cfg.episodes_per_trial, shape, generator=rng, device=rng.device)
         never = torch.rand(shape, generator=rng, device=rng.device) >= cfg.informed
-        return rows, weight, since.masked_fill(never, cfg.episodes_per_trial)
+        return rows, weight, since.masked_fill(never, self.length)
 
     def rows_of(self, rollout: Rollout) -> dict[str, Tensor]:
         """What is kept of a rollout, (L, M, E, ...)."""
