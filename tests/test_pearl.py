@@ -101,6 +101,8 @@ def test_the_order_of_a_context_says_nothing(order, kind):
 def test_rows_of_weight_0_say_nothing_and_all_others_something(kind):
     params = initial(kind, 4, (8,), 2, seeded())
     rows, weight = torch.randn(1, 5, 4, generator=seeded(1)), torch.tensor([[1.0, 1, 1, 0, 0]])
+    if kind == "attention":
+        params |= {name: 10 * params[name] for name in ("query", "key")}  # sure of itself
     junk = rows.clone()
     junk[:, 3:] = 7.0
     q, same = encode(kind, params, rows, weight), encode(kind, params, junk, weight)
