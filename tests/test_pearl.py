@@ -331,6 +331,12 @@ def test_train_eval_watch_and_load(tmp_path, capsys):
     assert row["env_steps"] == (2 + 2) * 2 * 200  # two groups of two tasks at first
 
 
+def test_no_more_training_tasks_than_a_family_has():
+    spec = PointRobot().spec._replace(split_sizes=(("train", 4), ("test", 2)))
+    algorithm = PEARL(PEARLConfig(**SMALL), spec, seeded())
+    assert algorithm.num_train == 4 and algorithm.groups == 2
+
+
 # ---- families -----------------------------------------------------------------------------
 
 

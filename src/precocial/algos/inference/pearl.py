@@ -169,8 +169,8 @@ class PEARL:
 
     @property
     def num_train(self) -> int:
-        """Training tasks: a finite family has no more than its own."""
-        return min(self.cfg.train_tasks, self.spec.num_tasks or self.cfg.train_tasks)
+        """Training tasks: no more than the family has of them."""
+        return min(self.cfg.train_tasks, self.spec.tasks_of("train") or self.cfg.train_tasks)
 
     def tasks_of(self, env: TaskEnv, group: int) -> Tasks:
         """Those whose turn it is; the last group begins anew at the first tasks."""
