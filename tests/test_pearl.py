@@ -384,6 +384,7 @@ def test_walks_of_the_robot_are_the_published_ones():
         (["--informed", "1.5"], "informed is 1.5"),
         (["--kl-weight", "-1"], "kl-weight is -1"),
         (["--alpha", "0"], "alpha is 0"),
+        (["--alpha", "1e-4"], "expected --min-alpha, 0.001, or more"),
         (["--encoder", "mlp"], "encoder"),
         (["--env-radius", "2"], "env-radius is 2"),
     ],

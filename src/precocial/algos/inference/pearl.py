@@ -45,7 +45,7 @@ from precocial.ops.returns import episode_index, episode_returns
 from precocial.rollout import collect
 from precocial.seeding import child_seed
 from precocial.task_replay import Sample, TaskReplay
-from precocial.types import EnvSpec, Metrics, Params, Rollout, Step, TaskEnv, Tasks
+from precocial.types import EnvSpec, Metrics, Params, Rollout, Step, TaskEnv, Tasks, UserError
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,10 @@ class PEARLConfig:
         at_least(self, 0, "warm_updates", "kl_weight")
         in_range(self, 0, 1, "gamma", "tau", "informed")
         positive(self, "lr", "alpha", "min_alpha")
+        if self.alpha < self.min_alpha:
+            raise UserError(
+                f"--alpha is {self.alpha}; expected --min-alpha, {self.min_alpha}, or more"
+            )
         widths(self, "hidden", "encoder_hidden")
 
 
