@@ -250,6 +250,24 @@ def test_as_many_trials_are_informed_as_asked_for_also_where_episodes_end_early(
     assert since.eq(2 * env.spec.horizon).all()
 
 
+class Breaking(PointRobot):
+    """Reports a simulation that diverged, of every lane in its fifth step."""
+
+    def info(self, state):
+        return {"diverged": (self.time == 4).float()}
+
+
+def test_lost_steps_are_counted_and_nothing_is_learned_from_them():
+    algorithm, env = agent(Breaking(), context_size=10**6, batch_size=400)
+    metrics = algorithm.meta_update(env, env.sample_tasks(1, "train", seeded()), seeded())
+    assert metrics["train/lanes_diverged"] == 3 * 2
+    cells = torch.arange(3)
+    _, weight = algorithm.context(cells * 0, cells, seeded(), whole=True)
+    assert weight[:, 4].eq(0).all() and weight[:, 24].eq(0).all() and weight.sum() == 3 * 38
+    kept = algorithm.transitions(cells * 0, cells, seeded()).weight.mean()
+    assert float(kept) == pytest.approx(0.95, abs=0.03)
+
+
 def test_z_is_drawn_once_an_episode():
     algorithm, env = trained(1)
     learner = algorithm.learner(2, 3, seeded())

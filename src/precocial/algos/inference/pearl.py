@@ -42,7 +42,7 @@ from precocial.nets.mlp import Activation, orthogonal_layers
 from precocial.nets.stack import Moments, Nets, Stack
 from precocial.ops.distributions import sample
 from precocial.ops.returns import episode_index, episode_returns
-from precocial.rollout import collect
+from precocial.rollout import collect, lanes_diverged
 from precocial.seeding import child_seed
 from precocial.task_replay import Sample, TaskReplay
 from precocial.types import EnvSpec, Metrics, Params, Rollout, Step, TaskEnv, Tasks, UserError
@@ -219,7 +219,7 @@ class PEARL:
             f"episode_reward_mean{f'_adapt_{k}' if k else ''}": float(x)
             for k, x in enumerate(returns.mean((0, 1)))
         }
-        return found | training.means()
+        return found | training.means() | lanes_diverged([rollout])
 
     # ---- data ---------------------------------------------------------------------------
 
