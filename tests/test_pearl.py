@@ -405,6 +405,7 @@ def test_walks_of_the_robot_are_the_published_ones():
         (["--alpha", "1e-4"], "expected --min-alpha, 0.001, or more"),
         (["--encoder", "mlp"], "encoder"),
         (["--env-radius", "2"], "env-radius is 2"),
+        (["--one-task", "test"], "one-task is test"),
     ],
 )
 def test_bad_input_is_one_line(words, said, tmp_path, capsys, monkeypatch):

@@ -135,6 +135,7 @@ class PEARL:
     stage_unit: Literal["update", "episode"] = "episode"
     is_trial = False
     greedy = False
+    draws_tasks = True
     progress = 0.0
 
     def __init__(
