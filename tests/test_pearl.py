@@ -101,6 +101,8 @@ def test_the_order_of_a_context_says_nothing(order, kind):
 def test_rows_of_weight_0_say_nothing_and_all_others_something(kind):
     params = initial(kind, 4, (8,), 2, seeded())
     rows, weight = torch.randn(1, 5, 4, generator=seeded(1)), torch.tensor([[1.0, 1, 1, 0, 0]])
+    if kind == "attention":
+        params |= {name: 10 * params[name] for name in ("query", "key")}  # sure of itself
     junk = rows.clone()
     junk[:, 3:] = 7.0
     q, same = encode(kind, params, rows, weight), encode(kind, params, junk, weight)
@@ -241,6 +243,31 @@ def test_it_runs_before_and_after_training_and_evaluation_writes_nothing(kind, e
         assert metrics["loss/kl"] > 0
 
 
+def test_as_many_trials_are_informed_as_asked_for_also_where_episodes_end_early():
+    algorithm, env = trained(1, CartPole(), informed=1e-6, lanes=2)
+    *_, since = algorithm.informed(0, seeded())
+    # A trial of so many steps can have as many episodes, more than a trial's in number.
+    assert since.eq(2 * env.spec.horizon).all()
+
+
+class Breaking(PointRobot):
+    """Reports a simulation that diverged, of every lane in its fifth step."""
+
+    def info(self, state):
+        return {"diverged": (self.time == 4).float()}
+
+
+def test_lost_steps_are_counted_and_nothing_is_learned_from_them():
+    algorithm, env = agent(Breaking(), context_size=10**6, batch_size=400)
+    metrics = algorithm.meta_update(env, env.sample_tasks(1, "train", seeded()), seeded())
+    assert metrics["train/lanes_diverged"] == 3 * 2
+    cells = torch.arange(3)
+    _, weight = algorithm.context(cells * 0, cells, seeded(), whole=True)
+    assert weight[:, 4].eq(0).all() and weight[:, 24].eq(0).all() and weight.sum() == 3 * 38
+    kept = algorithm.transitions(cells * 0, cells, seeded()).weight.mean()
+    assert float(kept) == pytest.approx(0.95, abs=0.03)
+
+
 def test_z_is_drawn_once_an_episode():
     algorithm, env = trained(1)
     learner = algorithm.learner(2, 3, seeded())
@@ -266,6 +293,22 @@ def test_a_learner_goes_on_where_it_was_saved():
     other.load_state_dict(copy.deepcopy(one.state_dict()))
     one.rng, other.rng = seeded(4), seeded(4)
     torch.testing.assert_close(one.draw(), other.draw())
+
+
+def test_a_learner_is_frozen_and_what_it_saves_is_whole():
+    algorithm, env = agent()
+    tasks = env.sample_tasks(2, "test", seeded(1))
+    one, other = algorithm.learner(2, 1, seeded()), algorithm.learner(2, 1, seeded())
+    collect(env, tasks, one, 1, 20, seeded(2))
+    algorithm.meta_update(env, tasks, seeded(3))
+    collect(env, tasks, other, 1, 20, seeded(2))
+    torch.testing.assert_close(one.known()[0], other.known()[0])
+    later = algorithm.learner(2, 1, seeded())
+    later.load_state_dict(copy.deepcopy(one.state_dict()))
+    for learner in (one, later):
+        learner.rng = seeded(4)
+        collect(env, tasks, learner, 1, 5, seeded(5))
+    torch.testing.assert_close(one.known()[0], later.known()[0])
 
 
 def test_stopping_loses_nothing(tmp_path):
@@ -304,6 +347,12 @@ def test_train_eval_watch_and_load(tmp_path, capsys):
     assert agent is not None
     row = read_rows(folder / "metrics.jsonl")[-1]
     assert row["env_steps"] == (2 + 2) * 2 * 200  # two groups of two tasks at first
+
+
+def test_no_more_training_tasks_than_a_family_has():
+    spec = PointRobot().spec._replace(split_sizes=(("train", 4), ("test", 2)))
+    algorithm = PEARL(PEARLConfig(**SMALL), spec, seeded())
+    assert algorithm.num_train == 4 and algorithm.groups == 2
 
 
 # ---- families -----------------------------------------------------------------------------
@@ -353,8 +402,10 @@ def test_walks_of_the_robot_are_the_published_ones():
         (["--informed", "1.5"], "informed is 1.5"),
         (["--kl-weight", "-1"], "kl-weight is -1"),
         (["--alpha", "0"], "alpha is 0"),
+        (["--alpha", "1e-4"], "expected --min-alpha, 0.001, or more"),
         (["--encoder", "mlp"], "encoder"),
         (["--env-radius", "2"], "env-radius is 2"),
+        (["--one-task", "test"], "one-task is test"),
     ],
 )
 def test_bad_input_is_one_line(words, said, tmp_path, capsys, monkeypatch):

@@ -173,7 +173,12 @@ def require_fit(p: Plan) -> Plan:
     """
     require_machine(p)
     with closing(build_env(p)) as env:
-        build_algorithm(p, env)
+        algorithm = build_algorithm(p, env)
+    if p.run.one_task != "no" and getattr(algorithm, "draws_tasks", False):
+        raise UserError(
+            f"--one-task is {p.run.one_task}, but {p.algo} draws its training tasks itself; leave "
+            "it out"
+        )
     family = env.env if isinstance(env, OracleEnv) else env
     config = getattr(family, "cfg", p.env_config)
     return dataclasses.replace(p, env_config=config, source=source_file(p.env))

@@ -91,7 +91,7 @@ def _attend(
 ) -> Float[Tensor, "n h"]:
     """One head; each row is looked at as often as it stands for rows."""
     q, k, v = (h @ params[name] for name in ("query", "key", "value"))
-    logits = q @ k.mT / math.sqrt(h.shape[-1]) + weight.clamp(min=1e-30).log().unsqueeze(1)
+    logits = q @ k.mT / math.sqrt(h.shape[-1]) + weight.log().clamp(min=-1e30).unsqueeze(1)
     h = torch.relu(h + torch.softmax(logits, -1) @ v)
     w = weight.unsqueeze(-1)
     return (h * w).sum(1) / w.sum(1).clamp(min=1e-6)

@@ -42,10 +42,10 @@ from precocial.nets.mlp import Activation, orthogonal_layers
 from precocial.nets.stack import Moments, Nets, Stack
 from precocial.ops.distributions import sample
 from precocial.ops.returns import episode_index, episode_returns
-from precocial.rollout import collect
+from precocial.rollout import collect, lanes_diverged
 from precocial.seeding import child_seed
 from precocial.task_replay import Sample, TaskReplay
-from precocial.types import EnvSpec, Metrics, Params, Rollout, Step, TaskEnv, Tasks
+from precocial.types import EnvSpec, Metrics, Params, Rollout, Step, TaskEnv, Tasks, UserError
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,10 @@ class PEARLConfig:
         at_least(self, 0, "warm_updates", "kl_weight")
         in_range(self, 0, 1, "gamma", "tau", "informed")
         positive(self, "lr", "alpha", "min_alpha")
+        if self.alpha < self.min_alpha:
+            raise UserError(
+                f"--alpha is {self.alpha}; expected --min-alpha, {self.min_alpha}, or more"
+            )
         widths(self, "hidden", "encoder_hidden")
 
 
@@ -131,6 +135,7 @@ class PEARL:
     stage_unit: Literal["update", "episode"] = "episode"
     is_trial = False
     greedy = False
+    draws_tasks = True
     progress = 0.0
 
     def __init__(
@@ -169,8 +174,8 @@ class PEARL:
 
     @property
     def num_train(self) -> int:
-        """Training tasks: a finite family has no more than its own."""
-        return min(self.cfg.train_tasks, self.spec.num_tasks or self.cfg.train_tasks)
+        """Training tasks: no more than the family has of them."""
+        return min(self.cfg.train_tasks, self.spec.tasks_of("train") or self.cfg.train_tasks)
 
     def tasks_of(self, env: TaskEnv, group: int) -> Tasks:
         """Those whose turn it is; the last group begins anew at the first tasks."""
@@ -215,7 +220,7 @@ class PEARL:
             f"episode_reward_mean{f'_adapt_{k}' if k else ''}": float(x)
             for k, x in enumerate(returns.mean((0, 1)))
         }
-        return found | training.means()
+        return found | training.means() | lanes_diverged([rollout])
 
     # ---- data ---------------------------------------------------------------------------
 
@@ -251,7 +256,7 @@ class PEARL:
         rows, weight = (torch.stack(x, 1) for x in zip(*drawn, strict=True))
         since = torch.randint(cfg.episodes_per_trial, shape, generator=rng, device=rng.device)
         never = torch.rand(shape, generator=rng, device=rng.device) >= cfg.informed
-        return rows, weight, since.masked_fill(never, cfg.episodes_per_trial)
+        return rows, weight, since.masked_fill(never, self.length)
 
     def rows_of(self, rollout: Rollout) -> dict[str, Tensor]:
         """What is kept of a rollout, (L, M, E, ...)."""
@@ -522,7 +527,8 @@ class PEARLLearner:
         self, cfg: PEARLConfig, spec: EnvSpec, nets: Nets, scale: Scale, shape: tuple[int, int],
         rng: torch.Generator,
     ) -> None:  # fmt: skip
-        self.cfg, self.spec, self.nets, self.scale, self.rng = cfg, spec, nets, scale, rng
+        self.cfg, self.spec, self.nets, self.rng = cfg, spec, nets, rng
+        self.scale = copy.copy(scale)
         self.policies = Policies(cfg.activation, spec, rng)
         self.acted: dict[str, Tensor] = {}
         self.shape = shape
@@ -601,11 +607,13 @@ class PEARLLearner:
     def state_dict(self) -> dict[str, Any]:
         """Networks and what was seen."""
         return {
-            "nets": self.nets, "rows": self.rows, "z": self.z, "episode": self.episode,
-            "before": self.before,
+            "nets": self.nets, "scale": vars(self.scale), "rows": self.rows, "z": self.z,
+            "episode": self.episode, "before": self.before,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue as the saved learner."""
+        state = dict(state)
+        vars(self.scale).update(state.pop("scale"))
         vars(self).update(state)
         self.rows = list(state["rows"])
