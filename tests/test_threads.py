@@ -68,6 +68,7 @@ POLE = CartPoleV1()
 GAIN = HiddenGain(HiddenGainConfig())
 TRIALS = {"num_tasks": 900, "minibatches": 1, "outer_epochs": 2}
 TURNS = {"lanes": 40, "batch_size": 600, "rounds": 4, "updates": 3, "learning_starts": 0}
+INFERENCE = {"updates": 3, "batch_size": 300, "informed": 0.5, "train_tasks": 40}
 PLANNING = {"num_tasks": 4, "model_updates": 3, "candidates": 64, "plan_horizon": 3}
 MANY = [  # more than 2 ** 15 steps an iteration, where sums are cut and products are large
     ("ppo", POLE, {"lanes": 80, "rollout_steps": 500, "minibatch_size": 40_000, "epochs": 2}),
@@ -90,6 +91,9 @@ MANY = [  # more than 2 ** 15 steps an iteration, where sums are cut and product
     ("domain-randomization", BANDIT, TRIALS),
     ("varibad", BANDIT, TRIALS | {"vae_updates": 2}),
     ("belief-oracle", BANDIT, TRIALS),
+    ("pearl", PointNav(PointNavConfig()), INFERENCE),
+    ("pearl", PointNav(PointNavConfig()), INFERENCE | {"encoder": "attention"}),
+    ("pearl", PointNav(PointNavConfig()), INFERENCE | {"encoder": "gru"}),
     ("grbal", GAIN, PLANNING),
     ("rebal", GAIN, PLANNING),
     ("mb-de", GAIN, PLANNING),

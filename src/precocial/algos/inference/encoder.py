@@ -7,14 +7,13 @@ look at each other before they are pooled; it ignores their order, too. ``gru`` 
 
 from __future__ import annotations
 
-import math
 from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from precocial.nets.mlp import orthogonal_layers, perceptron
+from precocial.nets.mlp import linear, orthogonal_layers, perceptron
 from precocial.types import Params
 
 Kind = Literal["product", "attention", "gru"]
@@ -71,28 +70,49 @@ def encode(
     kind: Kind, params: Params, rows: Float[Tensor, "n c d"], weight: Float[Tensor, "n c"]
 ) -> Gaussian:
     """q(z|c) of each context; ``params`` without a leading axis."""
+    num, _, width = rows.shape
+    if not rows.shape[1]:  # nothing seen
+        rows, weight = rows.new_zeros(num, 1, width), weight.new_zeros(num, 1)
+    flat = rows.flatten(0, 1)
     if kind == "product":
-        mean, raw = perceptron(params, rows.flatten(0, 1), torch.relu).chunk(2, -1)
+        mean, raw = _layers(params, flat).chunk(2, -1)
         precision = torch.nn.functional.softplus(raw)
         factors = torch.stack([precision, precision * mean])
         return Gaussian(*(factors.unflatten(1, weight.shape) * weight.unsqueeze(-1)).sum(2))
-    if not rows.shape[1]:  # nothing seen
-        rows, weight = rows.new_zeros(len(rows), 1, rows.shape[2]), weight.new_zeros(len(rows), 1)
-    h = torch.relu(rows @ params["embed"] + params["embed_bias"])
+    h = torch.relu(_layer(flat, params["embed"], params["embed_bias"])).unflatten(0, weight.shape)
     count = weight.sum(1, keepdim=True)
     h = _attend(params, h, weight) if kind == "attention" else _read(params, h, weight)
-    mean, raw = perceptron(params, h, torch.relu).chunk(2, -1)
+    mean, raw = _layers(params, h).chunk(2, -1)
     precision = torch.nn.functional.softplus(raw) * count  # nothing seen is the prior
     return Gaussian(precision, precision * mean)
+
+
+def _layer(
+    x: Float[Tensor, "b i"], weight: Float[Tensor, "i o"], bias: Float[Tensor, " o"]
+) -> Float[Tensor, "b o"]:
+    """As one of one task, whose long sums over rows have the same bits on any threads."""
+    return linear(x.unsqueeze(0), weight.unsqueeze(0), bias.unsqueeze(0)).squeeze(0)
+
+
+def _layers(params: Params, x: Float[Tensor, "b i"]) -> Float[Tensor, "b o"]:
+    """The same of a perceptron."""
+    stacked = {k: p.unsqueeze(0) for k, p in params.items() if k[:4] in ("weig", "bias")}
+    return perceptron(stacked, x.unsqueeze(0), torch.relu).squeeze(0)
 
 
 def _attend(
     params: Params, h: Float[Tensor, "n c h"], weight: Float[Tensor, "n c"]
 ) -> Float[Tensor, "n h"]:
-    """One head; each row is looked at as often as it stands for rows."""
-    q, k, v = (h @ params[name] for name in ("query", "key", "value"))
-    logits = q @ k.mT / math.sqrt(h.shape[-1]) + weight.log().clamp(min=-1e30).unsqueeze(1)
-    h = torch.relu(h + torch.softmax(logits, -1) @ v)
+    """One head; each row is looked at as many times as it stands for rows."""
+    none = torch.zeros_like(params["embed_bias"])
+    q, k, v = (
+        _layer(h.flatten(0, 1), params[name], none).view_as(h) for name in ("query", "key", "value")
+    )
+    times = weight.log().clamp(min=-1e30).unsqueeze(1).expand(-1, h.shape[1], -1)
+    # With an axis of heads its gradient has the same bits on any number of threads.
+    one, other, value, mask = (x.unsqueeze(1) for x in (q, k, v, times))
+    mixed = torch.nn.functional.scaled_dot_product_attention(one, other, value, attn_mask=mask)
+    h = torch.relu(h + mixed.squeeze(1))
     w = weight.unsqueeze(-1)
     return (h * w).sum(1) / w.sum(1).clamp(min=1e-6)
 
@@ -101,10 +121,11 @@ def _read(
     params: Params, h: Float[Tensor, "n c h"], weight: Float[Tensor, "n c"]
 ) -> Float[Tensor, "n h"]:
     """The state after all rows that stand for any."""
-    given = (h @ params["input"] + params["input_bias"]).unbind(1)
+    given = _layer(h.flatten(0, 1), params["input"], params["input_bias"])
+    given = given.unflatten(0, weight.shape).unbind(1)
     state, there = torch.zeros_like(h[:, 0]), (weight > 0).unbind(1)
     for x, on in zip(given, there, strict=True):
-        own = state @ params["state"] + params["state_bias"]
+        own = _layer(state, params["state"], params["state_bias"])
         (xr, xu, xn), (sr, su, sn) = x.chunk(3, -1), own.chunk(3, -1)
         reset, update = torch.sigmoid(xr + sr), torch.sigmoid(xu + su)
         new = torch.tanh(xn + reset * sn)
