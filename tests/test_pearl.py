@@ -145,7 +145,7 @@ def test_a_learner_reads_what_contexts_in_training_read(env):
 
 def marked(algorithm, env, turns):
     """Data whose observation says which task, turn and step they are of; the first turn is -1."""
-    m, length = algorithm.cfg.num_tasks, algorithm.length
+    m, length = algorithm.at_once, algorithm.length
 
     def block(group, turn):
         task = torch.tensor([(group * m + k) % algorithm.num_train for k in range(m)]).float()
@@ -164,6 +164,14 @@ def marked(algorithm, env, turns):
     algorithm.first = {k: torch.stack([b[k] for b in first]) for k in first[0]}
     for turn in range(turns):
         algorithm.replay.extend(block(turn % algorithm.groups, turn))
+
+
+def test_turns_are_of_equal_size_with_as_few_tasks_twice_as_can_be():
+    for tasks, most, groups, at_once in ((80, 20, 4, 20), (21, 20, 2, 11), (5, 9, 1, 5)):
+        algorithm, env = agent(train_tasks=tasks, num_tasks=most)
+        assert (algorithm.groups, algorithm.at_once) == (groups, at_once)
+        drawn = torch.cat([algorithm.tasks_of(env, g).id for g in range(groups)]).tolist()
+        assert len(drawn) - len(set(drawn)) == groups * at_once - tasks
 
 
 @pytest.mark.parametrize("turns", [0, 1, 5, 40])

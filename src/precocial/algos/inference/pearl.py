@@ -55,7 +55,7 @@ class PEARLConfig:
     train_tasks: int = 80
     """Training tasks in all (P)."""
     num_tasks: int = 20
-    """Tasks that an iteration collects trials from, in rotation (M)."""
+    """Tasks that an iteration collects trials from, in rotation, at most (M)."""
     lanes: int = 1
     """Trials of each of them (E)."""
     episodes_per_trial: int = 2
@@ -161,6 +161,8 @@ class PEARL:
         self.pool_seed = child_seed(rng)
         """Draws the training tasks."""
         self.groups = -(-self.num_train // cfg.num_tasks)
+        self.at_once = -(-self.num_train // self.groups)
+        """Tasks that have their turn together."""
         """Iterations until every task had its turn."""
         self.length = cfg.episodes_per_trial * spec.horizon
         """Steps of a trial."""
@@ -181,9 +183,7 @@ class PEARL:
         """Those whose turn it is; the last group begins anew at the first tasks."""
         rng = torch.Generator().manual_seed(self.pool_seed)
         pool = env.sample_tasks(self.num_train, "train", rng)
-        which = [
-            (group * self.cfg.num_tasks + k) % self.num_train for k in range(self.cfg.num_tasks)
-        ]
+        which = [(group * self.at_once + k) % self.num_train for k in range(self.at_once)]
         return Tasks.join([pool.select(slice(k, k + 1)) for k in which])
 
     def learner(self, num_tasks: int, lanes: int, rng: torch.Generator) -> PEARLLearner:
@@ -228,7 +228,7 @@ class PEARL:
         """A trial on every task by actions that nothing was learned for."""
         blocks = []
         for group in range(self.groups):
-            actor = FirstActions(self.cfg, self.spec, (self.cfg.num_tasks, self.cfg.lanes), rng)
+            actor = FirstActions(self.cfg, self.spec, (self.at_once, self.cfg.lanes), rng)
             rollout = collect(
                 env, self.tasks_of(env, group), actor, self.cfg.lanes, self.length, rng
             )
@@ -239,7 +239,7 @@ class PEARL:
     def collect(self, env: TaskEnv, rng: torch.Generator) -> Rollout:
         """A trial on each task whose turn it is."""
         group = (self.replay.total // self.length) % self.groups
-        learner = self.learner(self.cfg.num_tasks, self.cfg.lanes, rng)
+        learner = self.learner(self.at_once, self.cfg.lanes, rng)
         if self.cfg.informed:
             learner.inform(*self.informed(group, rng))
         tasks = self.tasks_of(env, group)
@@ -249,8 +249,8 @@ class PEARL:
         self, group: int, rng: torch.Generator
     ) -> tuple[Float[Tensor, "m e c d"], Float[Tensor, "m e c"], Int[Tensor, "m e"]]:
         """An earlier trial on each task, and from which episode on it is known."""
-        cfg, shape = self.cfg, (self.cfg.num_tasks, self.cfg.lanes)
-        slot = torch.arange(cfg.num_tasks, device=rng.device)
+        cfg, shape = self.cfg, (self.at_once, self.cfg.lanes)
+        slot = torch.arange(self.at_once, device=rng.device)
         groups = torch.full_like(slot, group)
         drawn = [self.context(groups, slot, rng, whole=True) for _ in range(cfg.lanes)]
         rows, weight = (torch.stack(x, 1) for x in zip(*drawn, strict=True))
@@ -336,14 +336,14 @@ class PEARL:
         columns = [x.unsqueeze(1) for x in (group, slot, back, lane)]
         trial = self.at(columns[0], columns[1], columns[2], steps, columns[3])
         size = (episode_index(trial["ended"]) < k.unsqueeze(1)).sum(1)
-        size = size.clamp(max=self.length)
         rows = min(cfg.context_size, self.length)
         offset = torch.rand((n, 1), generator=rng, device=rng.device)
         spread = (offset + torch.arange(rows, device=rng.device)) * (size.unsqueeze(1) / rows)
         few = size.unsqueeze(1) <= rows
+        there = torch.arange(rows, device=rng.device) < size.unsqueeze(1)
         place = torch.where(few, torch.arange(rows, device=rng.device), spread.long())
-        place = place.clamp(max=self.length - 1)
-        weight = torch.where(few, (place < size.unsqueeze(1)).float(), size.unsqueeze(1) / rows)
+        place = torch.minimum(place, size.unsqueeze(1) - 1)
+        weight = torch.where(few, there.float(), size.unsqueeze(1) / rows)
         chosen = {
             name: x.gather(
                 1, place.view(n, rows, *(1,) * (x.ndim - 2)).expand(n, rows, *x.shape[2:])
@@ -439,9 +439,9 @@ class Training:
     def step(self) -> None:
         """One on a batch of tasks."""
         cfg, owner, rng, nets = self.cfg, self.owner, self.rng, self.stack.nets
-        cells = owner.groups * cfg.num_tasks
+        cells = owner.groups * owner.at_once
         chosen = torch.randperm(cells, generator=rng, device=rng.device)[: cfg.meta_batch]
-        group, slot = chosen // cfg.num_tasks, chosen % cfg.num_tasks
+        group, slot = chosen // owner.at_once, chosen % owner.at_once
         rows, weight = owner.context(group, slot, rng)
         encoder = {k: p.squeeze(0) for k, p in nets["encoder"].items()}
         z, kl = guess(encoder, rows, weight, cfg, rng)
