@@ -350,6 +350,8 @@ def test_train_eval_watch_and_load(tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     solved = [stage["solved_by"] for stage in found["stages"]]
     assert len(solved) == 11 and solved == sorted(solved)
+    known = [stage["return_mean"] for stage in found["reference_curves"]["known goal"]]
+    assert found["references"]["known goal"] == pytest.approx(sum(known))  # of the whole trial
     assert main(["watch", str(folder), "--out", str(tmp_path / "film.gif"), "--episodes", "2"]) == 0
     agent = precocial.load(folder)
     assert agent is not None

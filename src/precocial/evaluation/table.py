@@ -129,7 +129,8 @@ def evaluate(
     for name, group in curves.items():
         stages = summarise(group, None)["stages"]
         total = float(np.mean([c.returns.sum(1).mean() for c in group]))
-        result["references"][name] = total if first["is_trial"] else stages[0]["return_mean"]
+        in_trial = first["is_trial"] or unit == "episode"
+        result["references"][name] = total if in_trial else stages[0]["return_mean"]
         result["reference_curves"][name] = stages
     result |= {
         "task_params": first["task_params"], "task_ids": sample.ids[:1000].tolist(),
