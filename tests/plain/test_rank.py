@@ -308,7 +308,16 @@ def test_a_head_that_is_new_as_it_is_is_tried_once(words, home, tmp_path, capsys
     assert {x["name"] for x in found["ranking"]} == {"good, as it is", "scratch"}
 
 
-def test_what_cannot_be_stacked_is_ranked_too(tmp_path):
+def test_what_cannot_be_stacked_is_ranked_too(tmp_path, monkeypatch):
+    asked = []
+
+    def in_this_process(folders, *, jobs, iterations, quiet):
+        asked.append(jobs)
+        for folder in folders:
+            precocial.training.run(folder, iterations, quiet=quiet)
+        return {}
+
+    monkeypatch.setattr(module, "run_all", in_this_process)
     small = {"num_tasks": 2, "episodes_per_task": 2, "env_horizon": 8, "eval_tasks": 2}
     folder = tmp_path / "source"
     create_folder(plan("reptile", "point-nav", iterations=2, **small), folder, overwrite=False)
@@ -323,6 +332,7 @@ def test_what_cannot_be_stacked_is_ranked_too(tmp_path):
         "scratch",
     }
     assert found["ranking"][0]["iterations"] == 1 and found["train_steps"] > 0
+    assert set(asked) == {2}
 
 
 @pytest.mark.parametrize(
