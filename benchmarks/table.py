@@ -42,7 +42,7 @@ def describe(folder: Path, evaluation: Path) -> tuple[list[dict], str]:
             "stage": s["stage"], "return_mean": s["return_mean"], "return_iqm": s["return_iqm"],
             **ends("ci95", s["ci95"]),
             "seed_means": " ".join(f"{x:.4f}" for x in s["seed_means"]),
-            "success_rate": s.get("success_rate", ""),
+            "success_rate": s.get("success_rate", ""), "solved_by": s.get("solved_by", ""),
         }
         for s in result["stages"]
     ]  # fmt: skip
