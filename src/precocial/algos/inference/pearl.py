@@ -20,7 +20,8 @@ kept.
 Deviations: two critics with slow copies and no state value (as later SAC). The prior is a factor of
 the product, so a posterior of nothing is the prior. KL is a mean over tasks, so its weight does not
 depend on their number: the reference's weight w at N tasks and a reward scale s is w N / s^2
-here, where rewards are not scaled and the temperature is 1 / s.
+here, where rewards are not scaled and the temperature is 1 / s. The encoder also sees by how much
+the reward has changed, and all that it sees is scaled by the first data.
 """
 
 from __future__ import annotations
@@ -161,9 +162,9 @@ class PEARL:
         self.pool_seed = child_seed(rng)
         """Draws the training tasks."""
         self.groups = -(-self.num_train // cfg.num_tasks)
+        """Iterations until every task had its turn."""
         self.at_once = -(-self.num_train // self.groups)
         """Tasks that have their turn together."""
-        """Iterations until every task had its turn."""
         self.length = cfg.episodes_per_trial * spec.horizon
         """Steps of a trial."""
         per_turn = self.length * cfg.lanes
@@ -172,7 +173,7 @@ class PEARL:
         self.replay = TaskReplay(rows, spare=self.length)
         self.first: dict[str, Tensor] = {}
         """The first trials of all tasks, (G, L, M, E, ...)."""
-        self.scale = Scale(row_width(cfg, spec), device)
+        self.scale = Scale(row, device)
 
     @property
     def num_train(self) -> int:
@@ -305,7 +306,7 @@ class PEARL:
         """Fields of steps: ``back`` turns before the group's last, the first trial beyond them."""
         kept, last = self.turns(group)
         is_first = back >= kept
-        time = (last - back.clamp(max=10**6) * self.groups).clamp(min=0) * self.length + inside
+        time = (last - back * self.groups).clamp(min=0) * self.length + inside
         found = {}
         for k, start in self.first.items():
             early = start[group, inside, slot, lane]
