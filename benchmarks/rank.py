@@ -132,10 +132,10 @@ def judge(rows: list[dict[str, Any]]) -> dict[str, Any]:
                 apart += 1
                 right += (interval[0] > 0) == (place[a] > place[b])
     everyone = {n: round(np.mean([row["times"][n] for row in rows])) for n in rows[0]["times"]}
-    half = np.std(taus, ddof=1) / len(taus) ** 0.5 * 2.09 if len(taus) > 1 else np.nan
+    interval = student_interval(np.array(taus))
     return {
         "splits": len(rows), "tau": round(float(np.mean(taus)), 3),
-        "tau_ci95": [round(float(np.mean(taus) + sign * half), 3) for sign in (-1, 1)],
+        "tau_ci95": None if interval is None else [round(x, 3) for x in interval],
         "begin": sum(row["verdict"].startswith("Begin") for row in rows),
         "tau_of_truth_with_itself": round(float(np.mean(again)), 3),
         "first_is_the_best": float(np.mean(top)), "first_not_apart_from_the_best": np.mean(alike),

@@ -62,6 +62,16 @@ def flat(nets: Nets) -> Float[Tensor, " p"]:
     return torch.cat([p.reshape(-1) for params in nets.values() for p in params.values()])
 
 
+@torch.no_grad()
+def follow(slow: Nets, nets: Nets, share: float) -> None:
+    """Move slow copies of some networks a share of the way, in place (Polyak)."""
+    torch._foreach_lerp_(
+        [p for params in slow.values() for p in params.values()],
+        [p for name in slow for p in nets[name].values()],
+        share,
+    )
+
+
 def clip_norms(grad: Float[Tensor, "s p"], longest: float) -> Float[Tensor, "s p"]:
     """Scale down the rows that are longer than ``longest``."""
     square = grad.square()

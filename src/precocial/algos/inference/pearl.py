@@ -37,11 +37,16 @@ from torch import Tensor
 
 from precocial import threads
 from precocial.algos.inference.encoder import Kind, encode, initial
-from precocial.algos.plain.sac import Policies, actor_losses, critic_losses
+from precocial.algos.plain.sac import (
+    Policies,
+    actor_losses,
+    critic_losses,
+    initial_nets,
+    usual_entropy,
+)
 from precocial.checks import at_least, in_range, positive, widths
-from precocial.nets.mlp import Activation, orthogonal_layers
-from precocial.nets.stack import Moments, Nets, Stack
-from precocial.ops.distributions import sample
+from precocial.nets.mlp import Activation
+from precocial.nets.stack import Moments, Nets, Stack, follow
 from precocial.ops.returns import episode_index, episode_returns
 from precocial.rollout import collect, lanes_diverged
 from precocial.seeding import child_seed
@@ -144,18 +149,11 @@ class PEARL:
     ) -> None:
         self.cfg, self.spec, self.device = cfg, spec, device
         self.num_stages = cfg.episodes_per_trial + 1
-        self.box = spec.action_kind == "box"
-        z, a, h = cfg.latent_dim, spec.action_dim, cfg.hidden
         row = row_width(cfg, spec)
-        seen = spec.obs_dim + z
-        critic = (seen + a, *h, 1) if self.box else (seen, *h, a)
-        nets = {
-            "actor": orthogonal_layers((seen, *h, 2 * a if self.box else a), 0.01, rng),
-            "q": orthogonal_layers(critic, 1.0, rng),
-            "q_twin": orthogonal_layers(critic, 1.0, rng),
-            "encoder": initial(cfg.encoder, row, cfg.encoder_hidden, z, rng),
-            "temperature": {"log_alpha": torch.tensor([math.log(cfg.alpha)])},
-        }
+        nets = initial_nets(spec.obs_dim + cfg.latent_dim, spec, cfg.hidden, cfg.alpha, rng)
+        temperature = nets.pop("temperature")
+        nets["encoder"] = initial(cfg.encoder, row, cfg.encoder_hidden, cfg.latent_dim, rng)
+        nets["temperature"] = temperature
         self.nets = {n: {k: p.to(device) for k, p in part.items()} for n, part in nets.items()}
         self.targets = {n: copy.deepcopy(self.nets[n]) for n in ("q", "q_twin")}
         self.moments = Moments.zero(self.nets)
@@ -461,17 +459,12 @@ class Training:
         if cfg.context == "sampled":
             total = total + cfg.kl_weight * kl
         if cfg.auto_alpha:
-            target = -owner.spec.action_dim if owner.box else 0.5 * math.log(owner.spec.action_dim)
-            total = total + log_alpha.squeeze(1) * (losses["loss/entropy"].detach() - target)
+            over = losses["loss/entropy"].detach() - usual_entropy(owner.spec)
+            total = total + log_alpha.squeeze(1) * over
         self.moments.step(self.stack.flat, self.stack.gradient(total), self.lr)
         with torch.no_grad():
             log_alpha.clamp_(min=math.log(cfg.min_alpha))
-            names = ("q", "q_twin")
-            torch._foreach_lerp_(
-                [p for n in names for p in self.targets.nets[n].values()],
-                [p for n in names for p in nets[n].values()],
-                cfg.tau,
-            )
+        follow(self.targets.nets, nets, cfg.tau)
         losses |= {"loss/kl": kl, "loss/alpha": alpha.squeeze(1)}
         self.totals = {k: self.totals.get(k, 0.0) + v.detach() for k, v in losses.items()}
         self.steps += 1
@@ -578,14 +571,9 @@ class PEARLLearner:
         """Sample, or take the middle."""
         self.obs = obs
         rows = torch.cat([obs, self.z], -1).flatten(0, 1).unsqueeze(0)
-        if not self.policies.box:
-            logits = self.policies.logits(self.nets["actor"], rows).view(*self.shape, -1)
-            return sample({"logits": logits}, self.rng) if explore else logits.argmax(-1)
-        found = self.policies.gaussian(self.nets["actor"], rows)
-        mean, log_std = (x.view(*self.shape, -1) for x in found)
-        if explore:
-            mean = sample({"mean": mean, "log_std": log_std}, self.rng)
-        return torch.tanh(mean)
+        return self.policies.act(
+            self.nets["actor"], rows, self.shape, self.rng if explore else None
+        )
 
     def observe(self, action: Tensor, step: Step) -> None:
         """One more transition; a new guess where an episode has ended."""

@@ -19,7 +19,7 @@ from precocial import threads
 from precocial.algos.plain.shared import Lanes, Normalisers, PlainConfig, PlainMethod
 from precocial.algos.transfer.guide import Guides
 from precocial.checks import at_least, in_range
-from precocial.nets.stack import Moments, Nets, Stack
+from precocial.nets.stack import Moments, Nets, Stack, follow
 from precocial.seeding import each_of
 from precocial.task_replay import Sample, TaskReplay
 from precocial.types import EnvSpec, Metrics, TaskEnv, Tasks, UserError
@@ -166,12 +166,9 @@ class Training:
             obs=self.normalisers(batch.obs), next_obs=self.normalisers(batch.next_obs)
         )
 
-    @torch.no_grad()
     def follow(self, names: Sequence[str]) -> None:
         """Move the targets of these networks a share of the way."""
-        sources = [p for name in names for p in self.stack.nets[name].values()]
-        targets = [p for name in names for p in self.targets.nets[name].values()]
-        torch._foreach_lerp_(targets, sources, self.cfg.tau)
+        follow({n: self.targets.nets[n] for n in names}, self.stack.nets, self.cfg.tau)
 
     def _hand_back(self) -> None:
         rows = zip(

@@ -73,9 +73,27 @@ class SACConfig(OffPolicyConfig):
 
     def entropy_of(self, spec: EnvSpec) -> float:
         """The target."""
-        if self.target_entropy is not None:
-            return self.target_entropy
-        return -spec.action_dim if spec.action_kind == "box" else 0.5 * math.log(spec.action_dim)
+        return usual_entropy(spec) if self.target_entropy is None else self.target_entropy
+
+
+def usual_entropy(spec: EnvSpec) -> float:
+    """Nats that a policy may have: -1 for each component, or half of a uniform choice's."""
+    return -spec.action_dim if spec.action_kind == "box" else 0.5 * math.log(spec.action_dim)
+
+
+def initial_nets(
+    seen: int, spec: EnvSpec, hidden: tuple[int, ...], alpha: float, rng: torch.Generator
+) -> Nets:
+    """A wide policy, values near 0, of ``seen`` inputs besides actions."""
+    box = spec.action_kind == "box"
+    outputs = 2 * spec.action_dim if box else spec.action_dim
+    critic = (seen + spec.action_dim, *hidden, 1) if box else (seen, *hidden, spec.action_dim)
+    return {
+        "actor": orthogonal_layers((seen, *hidden, outputs), 0.01, rng),
+        "q": orthogonal_layers(critic, 1.0, rng),
+        "q_twin": orthogonal_layers(critic, 1.0, rng),
+        "temperature": {"log_alpha": torch.tensor([math.log(alpha)])},
+    }
 
 
 class SAC(OffPolicy):
@@ -85,17 +103,8 @@ class SAC(OffPolicy):
     held_by = (*OffPolicy.held_by, "critic_warmup")
 
     def initial_nets(self, rng: torch.Generator) -> Nets:
-        """A wide policy, values near 0."""
-        box, spec, hidden = self.spec.action_kind == "box", self.spec, self.cfg.hidden
-        outputs = 2 * spec.action_dim if box else spec.action_dim
-        inputs = spec.obs_dim + spec.action_dim if box else spec.obs_dim
-        critic = (inputs, *hidden, 1 if box else spec.action_dim)
-        return {
-            "actor": orthogonal_layers((spec.obs_dim, *hidden, outputs), 0.01, rng),
-            "q": orthogonal_layers(critic, 1.0, rng),
-            "q_twin": orthogonal_layers(critic, 1.0, rng),
-            "temperature": {"log_alpha": torch.tensor([math.log(self.cfg.alpha)])},
-        }
+        """Of the observation."""
+        return initial_nets(self.spec.obs_dim, self.spec, self.cfg.hidden, self.cfg.alpha, rng)
 
     def initial_targets(self) -> Nets:
         """Of both critics."""
@@ -171,6 +180,19 @@ class Policies:
         # log(1 - tanh(u)^2), without losing digits where u is large
         slope = 2 * (math.log(2) - u - torch.nn.functional.softplus(-2 * u))
         return torch.tanh(u), (normal - slope).sum(-1)
+
+    def act(
+        self, params: Params, obs: Float[Tensor, "s b o"], shape: tuple[int, ...],
+        rng: torch.Generator | None,
+    ) -> Tensor:  # fmt: skip
+        """Actions of lanes of this shape, drawn by ``rng``; without it the middle or likeliest."""
+        if not self.box:
+            logits = self.logits(params, obs).view(*shape, -1)
+            return logits.argmax(-1) if rng is None else sample({"logits": logits}, rng)
+        mean, log_std = (x.reshape(*shape, -1) for x in self.gaussian(params, obs))
+        if rng is not None:
+            mean = sample({"mean": mean, "log_std": log_std}, rng)
+        return torch.tanh(mean)
 
 
 def values(
@@ -252,10 +274,4 @@ class SACLearner(PlainLearner):
         if self.random and explore:
             wide = (*shape, self.spec.action_dim)
             return 2 * rand(wide, self.rng) - 1 if box else randint(0, wide[-1], shape, self.rng)
-        if not box:
-            logits = self.policies.logits(self.params, rows).view(*shape, -1)
-            return sample({"logits": logits}, self.rng) if explore else logits.argmax(-1)
-        mean, log_std = (x.reshape(*shape, -1) for x in self.policies.gaussian(self.params, rows))
-        if explore:
-            mean = sample({"mean": mean, "log_std": log_std}, self.rng)
-        return torch.tanh(mean)
+        return self.policies.act(self.params, rows, shape, self.rng if explore else None)
