@@ -29,39 +29,24 @@ class PointNavConfig(EnvConfig):
             raise UserError(f"--env-goal-range is {self.goal_range}; expected metres above 0")
 
 
-class PointNav(TensorTaskEnv):
-    """Reach a hidden goal on a plane.
+def square_goals(
+    n: int, half_width: float, split: Split, rng: torch.Generator
+) -> Float[Tensor, "n 2"]:
+    """Uniform on a square; ``shifted`` ones outside of it, up to half as far again."""
+    goal = split_uniform(rng, (n, 2), -half_width, half_width, split)
+    if split == "shifted":  # push the larger coordinate out of the training square
+        scale = 1 + 0.5 * torch.rand((n, 1), generator=rng, device=rng.device)
+        goal = goal / goal.abs().amax(-1, keepdim=True) * half_width * scale
+    return goal
 
-    Observation: position (x, y) in metres. Action: velocity, 0.1 metres per step at +-1, clipped.
-    Reward: minus the distance to the goal after the step, in metres. Start: the origin.
-    End: both axes within 0.01 m of the goal, or the horizon (100 steps).
-    Task distribution: goal ~ U[-0.5, 0.5]^2 m; ``shifted`` goals lie outside that square, up to
-    0.75 m. Train, valid and test goals differ by construction.
-    """
 
-    name = "point-nav"
+class Point(TensorTaskEnv):
+    """A point on a plane, whose action is its velocity and whose reward how near its goal is."""
+
     obs_dim = 2
     action_dim = 2
     action_low = (-0.1, -0.1)
     action_high = (0.1, 0.1)
-
-    def __init__(self, cfg: PointNavConfig | None = None) -> None:
-        self.goal_range = (cfg or PointNavConfig()).goal_range
-        super().__init__(cfg or PointNavConfig(), (cfg or PointNavConfig()).horizon)
-
-    def draw_tasks(self, n: int, split: Split, rng: torch.Generator) -> dict[str, Tensor]:
-        """Goals (n, 2), metres."""
-        goal = split_uniform(rng, (n, 2), -self.goal_range, self.goal_range, split)
-        if split == "shifted":  # push the larger coordinate out of the training square
-            scale = 1 + 0.5 * torch.rand((n, 1), generator=rng, device=rng.device)
-            goal = goal / goal.abs().amax(-1, keepdim=True) * self.goal_range * scale
-        return {"goal": goal}
-
-    def initial(
-        self, lanes: tuple[int, int], tasks: dict[str, Tensor], rng: torch.Generator
-    ) -> State:
-        """The origin."""
-        return {"position": torch.zeros(*lanes, 2, device=rng.device)}
 
     def transition(
         self, state: State, action: Tensor, tasks: dict[str, Tensor], rng: torch.Generator
@@ -73,13 +58,43 @@ class PointNav(TensorTaskEnv):
         """The position."""
         return state["position"]
 
+    def distance(self, state: State, tasks: dict[str, Tensor]) -> Float[Tensor, "n e"]:
+        """To the goal, metres."""
+        return (state["position"] - tasks["goal"]).square().sum(-1).sqrt()
+
     def reward(
         self, state: State, action: Tensor, next_state: State, tasks: dict[str, Tensor],
         rng: torch.Generator,
     ) -> Float[Tensor, "n e"]:  # fmt: skip
         """Minus the distance left, metres."""
-        away = next_state["position"] - tasks["goal"]
-        return -(away.square().sum(-1)).sqrt()
+        return -self.distance(next_state, tasks)
+
+
+class PointNav(Point):
+    """Reach a hidden goal on a plane.
+
+    Observation: position (x, y) in metres. Action: velocity, 0.1 metres per step at +-1, clipped.
+    Reward: minus the distance to the goal after the step, in metres. Start: the origin.
+    End: both axes within 0.01 m of the goal, or the horizon (100 steps).
+    Task distribution: goal ~ U[-0.5, 0.5]^2 m; ``shifted`` goals lie outside that square, up to
+    0.75 m. Train, valid and test goals differ by construction.
+    """
+
+    name = "point-nav"
+
+    def __init__(self, cfg: PointNavConfig | None = None) -> None:
+        self.goal_range = (cfg or PointNavConfig()).goal_range
+        super().__init__(cfg or PointNavConfig(), (cfg or PointNavConfig()).horizon)
+
+    def draw_tasks(self, n: int, split: Split, rng: torch.Generator) -> dict[str, Tensor]:
+        """Goals (n, 2), metres."""
+        return {"goal": square_goals(n, self.goal_range, split, rng)}
+
+    def initial(
+        self, lanes: tuple[int, int], tasks: dict[str, Tensor], rng: torch.Generator
+    ) -> State:
+        """The origin."""
+        return {"position": torch.zeros(*lanes, 2, device=rng.device)}
 
     def terminal(self, state: State, tasks: dict[str, Tensor]) -> Bool[Tensor, "n e"]:
         """Within 0.01 m on both axes."""

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from precocial.envs.base import EnvConfig, State, TensorTaskEnv, split_uniform, uniform
+from precocial.envs.base import EnvConfig, State, split_uniform, uniform
+from precocial.envs.control.point_nav import Point, square_goals
 from precocial.types import Split, Tasks, UserError
 
 
@@ -36,7 +37,7 @@ class PointRobotSparseConfig(PointRobotConfig):
             raise UserError(f"--env-radius is {self.radius}; expected metres between 0 and 1")
 
 
-class PointRobot(TensorTaskEnv):
+class PointRobot(Point):
     """Go to a hidden goal, from anywhere.
 
     Observation: position (x, y) in metres. Action: velocity, 0.1 metres per step at +-1, clipped.
@@ -46,48 +47,19 @@ class PointRobot(TensorTaskEnv):
     """
 
     name = "point-robot"
-    obs_dim = 2
-    action_dim = 2
-    action_low = (-0.1, -0.1)
-    action_high = (0.1, 0.1)
 
     def __init__(self, cfg: PointRobotConfig | None = None) -> None:
         super().__init__(cfg or PointRobotConfig(), (cfg or PointRobotConfig()).horizon)
 
     def draw_tasks(self, n: int, split: Split, rng: torch.Generator) -> dict[str, Tensor]:
         """Goals (n, 2), metres."""
-        goal = split_uniform(rng, (n, 2), -1.0, 1.0, split)
-        if split == "shifted":  # push the larger coordinate out of the training square
-            scale = 1 + 0.5 * torch.rand((n, 1), generator=rng, device=rng.device)
-            goal = goal / goal.abs().amax(-1, keepdim=True) * scale
-        return {"goal": goal}
+        return {"goal": square_goals(n, 1.0, split, rng)}
 
     def initial(
         self, lanes: tuple[int, int], tasks: dict[str, Tensor], rng: torch.Generator
     ) -> State:
         """Anywhere on the square."""
         return {"position": uniform(rng, (*lanes, 2), -1.0, 1.0)}
-
-    def transition(
-        self, state: State, action: Tensor, tasks: dict[str, Tensor], rng: torch.Generator
-    ) -> State:
-        """Positions add up velocities."""
-        return {"position": state["position"] + action}
-
-    def observation(self, state: State, tasks: dict[str, Tensor]) -> Float[Tensor, "n e 2"]:
-        """The position."""
-        return state["position"]
-
-    def distance(self, state: State, tasks: dict[str, Tensor]) -> Float[Tensor, "n e"]:
-        """To the goal, metres."""
-        return (state["position"] - tasks["goal"]).square().sum(-1).sqrt()
-
-    def reward(
-        self, state: State, action: Tensor, next_state: State, tasks: dict[str, Tensor],
-        rng: torch.Generator,
-    ) -> Float[Tensor, "n e"]:  # fmt: skip
-        """Minus the distance left, metres."""
-        return -self.distance(next_state, tasks)
 
     def references(
         self, tasks: Tasks, episodes: int, rng: torch.Generator
