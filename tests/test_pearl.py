@@ -22,6 +22,7 @@ from precocial.algos.inference.pearl import (
 from precocial.cli import main
 from precocial.envs.control.cart_pole import CartPole
 from precocial.envs.control.point_robot import PointRobot, PointRobotSparse, PointRobotSparseConfig
+from precocial.envs.control.wind import Wind
 from precocial.envs.grid.grid_nav import GridNav
 from precocial.evaluation.curve import adaptation_curve
 from precocial.rollout import collect
@@ -139,6 +140,7 @@ def test_a_learner_reads_what_contexts_in_training_read(env):
     tasks = env.sample_tasks(2, "train", seeded(1))
     rollout = collect(env, tasks, learner, 1, 25, seeded(2))
     kept = {k: v.movedim(0, 2) for k, v in algorithm.rows_of(rollout).items()}
+    kept["change"] = changes(kept["reward"], kept["ended"])
     rows = context_rows(kept, algorithm.cfg, env.spec)
     torch.testing.assert_close(learner.known()[0], rows.flatten(0, 1))
 
@@ -156,7 +158,7 @@ def marked(algorithm, env, turns):
         none = torch.zeros_like(ended)
         return {
             "obs": obs, "next_obs": obs, "action": torch.zeros(length, m, 1, env.spec.action_dim),
-            "reward": reward / 10, "dense": -reward, "change": reward, "ended": ended,
+            "reward": reward / 10, "dense": -reward, "ended": ended,
             "terminated": none, "lost": none,
         }  # fmt: skip
 
@@ -403,6 +405,24 @@ def test_walks_of_the_robot_are_the_published_ones():
     found = env.references(env.sample_tasks(4000, "test", seeded()), 1, seeded(1))
     assert float(found["known goal"].mean()) == pytest.approx(-5.2, abs=0.4)
     assert float(found["to the centre"].mean()) == pytest.approx(-15.9, abs=0.4)
+
+
+def test_the_wind_carries_the_point_and_who_knows_it_can_stay_at_the_goal():
+    env, rng = Wind(), seeded()
+    tasks = env.sample_tasks(300, "test", rng)
+    wind = tasks.params["wind"]
+    assert wind.abs().max() < 0.08
+    assert env.sample_tasks(300, "shifted", rng).params["wind"].abs().amax(-1).min() >= 0.08
+    env.reset(tasks, 1, rng)
+    step = env.step(torch.tensor([0.5, -1.0]).expand(300, 1, 2))
+    torch.testing.assert_close(step.next_obs[:, 0], wind + torch.tensor([0.05, -0.1]))
+    away = (step.next_obs[:, 0] - torch.tensor([0.0, 1.0])).norm(dim=-1)
+    torch.testing.assert_close(step.info["dense_reward"][:, 0], -away)
+    found = env.references(tasks, 1, rng)
+    # By hand: the slower of both axes decides when it is there; x is held from the first step on.
+    steps = ((1 - 0.03) / (0.1 + wind[:, 1])).ceil()
+    torch.testing.assert_close(found["known wind"][:, 0], 76 - steps, atol=1.0, rtol=0)
+    assert found["as if there was none"].mean() < 10
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from precocial.envs.control.point_nav import PointNav, PointNavConfig
 from precocial.envs.grid.frozen_lake import FrozenLakeV1
 from precocial.nets import products
 from precocial.nets.baseline import fit
-from precocial.nets.mlp import linear
+from precocial.nets.mlp import linear, perceptron_once
+from precocial.nets.mlp import orthogonal_layers as layers
 from precocial.ops import sums
 from precocial.ops.planning import Plan, PlannerConfig, mppi_refine
 
@@ -171,6 +172,20 @@ def test_rates_of_single_weights_have_gradients_with_the_same_bits(inputs, outpu
         return torch.autograd.grad(products.stepped(x, w, rate, h, d).sum(), rate)
 
     one, *others = of_threads(gradient)
+    assert all(equal(one, other) for other in others)
+
+
+@pytest.mark.parametrize("sizes", [(5, 64, 64, 1), (20, 300, 300, 12)])
+@pytest.mark.parametrize("rows", [100, 1024])
+def test_gradients_of_a_perceptron_in_one_node_have_the_same_bits(sizes, rows, of_threads):
+    params = {k: p.unsqueeze(0).requires_grad_() for k, p in layers(sizes, 1.0, seeded()).items()}
+    x = torch.randn(1, rows, sizes[0], generator=seeded(1), requires_grad=True)
+
+    def gradients():
+        y = perceptron_once(params, x, torch.relu)
+        return torch.autograd.grad(y.square().sum(), [x, *params.values()])
+
+    one, *others = of_threads(gradients)
     assert all(equal(one, other) for other in others)
 
 

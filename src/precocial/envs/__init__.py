@@ -65,6 +65,10 @@ ENVS: dict[str, Family] = {
         "control.point_robot:PointRobotSparse", "find a hidden goal on a half circle",
         "box 2", "box 2", "Rakelly et al. 2019",
     ),
+    "wind": Family(
+        "control.wind:Wind", "reach a goal in a hidden wind and stay there",
+        "box 2", "box 2", "Dorfman et al. 2021",
+    ),
     "bandit": Family(
         "classic.bandit:Bandit", "arms of hidden Bernoulli rates, one pull an episode",
         "discrete", "box 1", "Duan et al. 2016",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from precocial.nets.activations import tanh
 from precocial.nets.initial import orthogonal
-from precocial.nets.products import ROWS, cut_up
+from precocial.nets.products import ROWS, cut_up, rectified
 from precocial.ops.distributions import Dist
 from precocial.ops.moments import merge_moments
 from precocial.threads import alone
@@ -57,6 +57,18 @@ def perceptron(
         if i < last:
             x = activation(x)
     return x
+
+
+def perceptron_once(
+    params: Params, x: Float[Tensor, "s b i"], activation: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "s b o"]:
+    """A stacked ``perceptron`` that is differentiated once: faster where it is one with ReLU."""
+    if len(x) > 1 or activation is not torch.relu:
+        return perceptron(params, x, activation)
+    depth = sum(name.startswith("weight_") for name in params)
+    weights = [params[f"weight_{i}"].squeeze(0) for i in range(depth)]
+    biases = [params[f"bias_{i}"].squeeze(0) for i in range(depth)]
+    return rectified(x.squeeze(0), weights, biases).unsqueeze(0)
 
 
 def orthogonal_layers(sizes: Sequence[int], last_gain: float, rng: torch.Generator) -> Params:

@@ -8,6 +8,7 @@ cut by rows and columns of the result.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,52 +39,64 @@ _ONEDNN = (
 
 
 def affine(
-    plus: Float[Tensor, "*m n"], a: Float[Tensor, "m k"], b: Float[Tensor, "k n"]
+    plus: Float[Tensor, "*m n"] | None, a: Float[Tensor, "m k"], b: Float[Tensor, "k n"]
 ) -> Float[Tensor, "m n"]:
     """``plus + a b``, in the precision of ``plus``; not differentiable."""
-    if a.dtype != plus.dtype:
+    if plus is not None and a.dtype != plus.dtype:
         product = alone(torch.mm, a, b) if _small(a, b) else torch.mm(a, b)
         return product.to(plus.dtype).add_(plus)
     if _small(a, b) or len(a) < _FEW:
-        return alone(torch.addmm, plus, a, b)
+        return alone(_added, plus, a, b)
     longest = _ONEDNN_ROWS if _by_onednn(a) else ROWS
     if len(b) > longest and a.device.type == "cpu":
         for left, right in zip(a.split(longest, 1), b.split(longest), strict=True):
             plus = affine(plus, left, right)
+        assert plus is not None
         return plus
     if _by_onednn(a):
-        if plus.ndim == 1:
+        if plus is None or plus.ndim == 1:
             return torch.ops.mkldnn._linear_pointwise(a, b.T, plus, "none", [], "")
         return torch.ops.mkldnn._linear_pointwise.binary(a, plus, b.T, None, "add")
     if _AVX512 or a.device.type != "cpu":
-        return torch.addmm(plus, a, b)
+        return _added(plus, a, b)
     if len(a) < 2 * ROWS:  # MKL's other kernels round the rows at a thread's ends otherwise
-        return alone(torch.addmm, plus, a, b)
+        return alone(_added, plus, a, b)
     whole = len(a) // ROWS * ROWS
     blocks = a[:whole].unflatten(0, (-1, ROWS))
-    added = plus if plus.ndim == 1 else plus[:whole].unflatten(0, (-1, ROWS))
-    y = torch.baddbmm(added, blocks, b.expand(len(blocks), *b.shape)).flatten(0, 1)
+    every = b.expand(len(blocks), *b.shape)
+    by_row = plus is not None and plus.ndim == 2
+    if plus is None:
+        y = torch.bmm(blocks, every).flatten(0, 1)
+    else:
+        added = plus[:whole].unflatten(0, (-1, ROWS)) if by_row else plus
+        y = torch.baddbmm(added, blocks, every).flatten(0, 1)
     if whole < len(a):
-        added = plus if plus.ndim == 1 else plus[whole:]
-        y = torch.cat([y, alone(torch.addmm, added, a[whole:], b)])
+        rest = plus[whole:] if plus is not None and by_row else plus
+        y = torch.cat([y, alone(_added, rest, a[whole:], b)])
     return y
 
 
+def _added(plus: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    return torch.mm(a, b) if plus is None else torch.addmm(plus, a, b)
+
+
 def outer(
-    plus: Float[Tensor, "m n"], a: Float[Tensor, "rows m"], b: Float[Tensor, "rows n"]
+    plus: Float[Tensor, "m n"] | None, a: Float[Tensor, "rows m"], b: Float[Tensor, "rows n"]
 ) -> Float[Tensor, "m n"]:
     """``plus + a'b``, the gradient of a layer's weights; not differentiable."""
     if _small(a.T, b) or len(a) <= ROWS:
         return affine(plus, a.T, b)
-    if len(a) < 2 * ROWS and a.dtype == plus.dtype:
-        return alone(torch.addmm, plus, a.T, b)
+    if len(a) < 2 * ROWS and (plus is None or a.dtype == plus.dtype):
+        return alone(_added, plus, a.T, b)
     if _by_onednn(a):
         for rows, columns in zip(a.split(_ONEDNN_ROWS), b.split(_ONEDNN_ROWS), strict=True):
             plus = affine(plus, rows.T, columns)
+        assert plus is not None
         return plus
     whole = len(a) // ROWS * ROWS
     left, right = (x[:whole].unflatten(0, (-1, ROWS)) for x in (a, b))
-    total = torch.bmm(left.mT, right).to(plus.dtype).sum(0).add_(plus)
+    total = torch.bmm(left.mT, right)
+    total = total.sum(0) if plus is None else total.to(plus.dtype).sum(0).add_(plus)
     return affine(total, a[whole:].T, b[whole:]) if whole < len(a) else total
 
 
@@ -145,12 +158,51 @@ class _Shared(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         g = grads[0].contiguous()
-        no_x, no_weight = g.new_zeros(weight.shape[0]), torch.zeros_like(weight)
         return (
-            affine(no_x, g, weight.T) if ctx.needs_input_grad[0] else None,
-            outer(no_weight, x, g) if ctx.needs_input_grad[1] else None,
+            affine(None, g, weight.T) if ctx.needs_input_grad[0] else None,
+            outer(None, x, g) if ctx.needs_input_grad[1] else None,
             _columns(g) if ctx.needs_input_grad[2] else None,
         )
+
+
+def rectified(
+    x: Float[Tensor, "rows i"], weights: Sequence[Tensor], biases: Sequence[Tensor]
+) -> Float[Tensor, "rows o"]:
+    """A perceptron with ReLU as one node of the graph; differentiable once."""
+    y: Tensor = _Rectified.apply(x, *weights, *biases)
+    return y
+
+
+class _Rectified(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *params: Tensor) -> Tensor:
+        depth = len(params) // 2
+        inputs = []
+        for i, (weight, bias) in enumerate(zip(params[:depth], params[depth:], strict=True)):
+            inputs.append(x)
+            x = dense(x, weight, bias, relu=i < depth - 1)
+        ctx.save_for_backward(*inputs, *params[:depth])
+        return x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        depth = len(ctx.saved_tensors) // 2
+        inputs, weights = ctx.saved_tensors[:depth], ctx.saved_tensors[depth:]
+        of_x, wanted = ctx.needs_input_grad[0], ctx.needs_input_grad[1:]
+        found: list[Tensor | None] = [None] * (2 * depth)
+        g = grads[0].contiguous()
+        for i in reversed(range(depth)):
+            if wanted[i]:
+                found[i] = outer(None, inputs[i], g)
+            if wanted[depth + i]:
+                found[depth + i] = _columns(g)
+            if not (of_x or any(wanted[:i]) or any(wanted[depth : depth + i])):
+                return None, *found
+            g = affine(None, g, weights[i].T)
+            if i:  # nothing passes where the layer below was silent
+                torch.ops.aten.threshold_backward.grad_input(g, inputs[i], 0.0, grad_input=g)
+        return g, *found
 
 
 def _columns(g: Float[Tensor, "rows o"]) -> Float[Tensor, " o"]:

@@ -18,9 +18,61 @@ _SPARSE: dict[str, Any] = {
     "warm_updates": 1000, "updates": 400, "kl_weight": 5e-3, "anneal": True, "context_trials": 6,
 }  # fmt: skip
 """Contexts without a reward say nothing, and a policy that knows nothing meets none."""
+_CHEETAH: dict[str, Any] = {
+    "train_tasks": 100, "num_tasks": 10, "updates": 1000, "kl_weight": 0.01, "lr": 3e-4,
+    "tau": 0.005, "alpha": 0.2, "auto_alpha": True, "min_alpha": 0.02,
+}  # fmt: skip
+"""A temperature of 1 over the reference's reward scale at first, falling to a tenth of it."""
+_DIR: dict[str, Any] = _CHEETAH | {
+    "train_tasks": 2, "num_tasks": 2, "lanes": 5, "meta_batch": 2, "batch_size": 256,
+}  # fmt: skip
+_GRID: dict[str, Any] = {
+    "train_tasks": 21, "num_tasks": 21, "episodes_per_trial": 4, "context_size": 60,
+    "hidden": (64, 64), "gamma": 0.95, "batch_size": 32, "encoder": "attention",
+    "next_obs_in_context": True, "alpha": 0.05, "informed": 0.6,
+}  # fmt: skip
+_PAPER: dict[str, Any] = {
+    "hidden": (300,) * 3, "encoder_hidden": (200,) * 3, "batch_size": 256, "lr": 3e-4,
+    "tau": 0.005, "reward_change_in_context": False, "num_tasks": 5,
+}  # fmt: skip
+_FAST: dict[str, Any] = {"horizon": 200, "velocity_max": 3.0}
 _VALID: dict[str, Any] = {"eval_tasks": 20, "eval_every": 5}
 
 PRESETS: Table = {
-    ("pearl", "point-robot"): {"default": Preset(60, _POINT, run=_VALID)},
-    ("pearl", "point-robot-sparse"): {"default": Preset(120, _POINT | _SPARSE, run=_VALID)},
+    ("pearl", "point-robot"): {
+        "default": Preset(60, _POINT, run=_VALID),
+        "paper": Preset(
+            500, _PAPER | {"updates": 1000, "context_size": 64, "alpha": 0.01, "kl_weight": 1.6e-4},
+        ),
+    },
+    ("pearl", "point-robot-sparse"): {
+        "default": Preset(120, _POINT | _SPARSE, run=_VALID),
+        "paper": Preset(
+            500, _PAPER | {
+                "updates": 1000, "context_size": 1024, "alpha": 0.01, "kl_weight": 1.6e-3,
+                "gamma": 0.9, "num_tasks": 10, "episodes_per_trial": 50,
+            },
+        ),
+    },
+    ("pearl", "half-cheetah-vel"): {
+        "default": Preset(100, _CHEETAH, _FAST, run=_VALID),
+        "paper": Preset(
+            500, _PAPER | {
+                "train_tasks": 100, "updates": 2000, "alpha": 0.2, "kl_weight": 0.064,
+                "episodes_per_trial": 5,
+            }, _FAST,
+        ),
+    },
+    ("pearl", "half-cheetah-dir"): {
+        "default": Preset(100, _DIR, {"horizon": 200}, run=_VALID),
+    },
+    ("pearl", "grid-nav"): {"default": Preset(100, _GRID, run=_VALID)},
+    ("pearl", "wind"): {
+        "default": Preset(
+            100, _POINT | {
+                "train_tasks": 40, "gamma": 0.95, "next_obs_in_context": True,
+                "first_data": "sticky",
+            }, run=_VALID,
+        ),
+    },
 }  # fmt: skip

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from precocial.nets.mlp import linear, orthogonal_layers, perceptron
+from precocial.nets.mlp import linear, orthogonal_layers, perceptron_once
 from precocial.types import Params
 
 Kind = Literal["product", "attention", "gru"]
@@ -97,7 +97,7 @@ def _layer(
 def _layers(params: Params, x: Float[Tensor, "b i"]) -> Float[Tensor, "b o"]:
     """The same of a perceptron."""
     stacked = {k: p.unsqueeze(0) for k, p in params.items() if k[:4] in ("weig", "bias")}
-    return perceptron(stacked, x.unsqueeze(0), torch.relu).squeeze(0)
+    return perceptron_once(stacked, x.unsqueeze(0), torch.relu).squeeze(0)
 
 
 def _attend(

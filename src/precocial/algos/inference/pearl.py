@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -233,7 +234,9 @@ class PEARL:
             )
             blocks.append(self.rows_of(rollout))
         self.first = {k: torch.stack([b[k] for b in blocks]) for k in blocks[0]}
-        self.scale.learn(context_rows(self.first, self.cfg, self.spec))
+        reward, ended = (self.first[k].movedim(1, -1) for k in ("reward", "ended"))
+        change = changes(reward, ended).movedim(-1, 1)
+        self.scale.learn(context_rows(self.first | {"change": change}, self.cfg, self.spec))
 
     def collect(self, env: TaskEnv, rng: torch.Generator) -> Rollout:
         """A trial on each task whose turn it is."""
@@ -263,9 +266,9 @@ class PEARL:
             "obs": rollout.obs, "action": rollout.action, "reward": rollout.reward,
             "next_obs": rollout.next_obs, "terminated": rollout.terminated,
             "ended": rollout.terminated | rollout.truncated, "lost": rollout.diverged,
-            "dense": rollout.extra.get("info/dense_reward", rollout.reward),
         }  # fmt: skip
-        columns["change"] = changes(rollout.reward, columns["ended"])
+        if "info/dense_reward" in rollout.extra:
+            columns["dense"] = rollout.extra["info/dense_reward"]
         return {k: v.movedim(2, 0) for k, v in columns.items()}
 
     def turns(self, group: Int[Tensor, "*n"]) -> tuple[Int[Tensor, "*n"], Int[Tensor, "*n"]]:
@@ -292,28 +295,35 @@ class PEARL:
         ).long()
         back = torch.minimum(back, kept.unsqueeze(1))
         inside, lane = draw(self.length), draw(cfg.lanes)
-        found = self.at(group.unsqueeze(1), slot.unsqueeze(1), back, inside, lane)
-        reward = found["dense"]
-        discount = cfg.gamma * (~found["terminated"]).to(reward)
-        weight = (~found["lost"]).to(reward)
-        return Sample(found["obs"], found["action"], reward, found["next_obs"], discount, weight)
+        reward = "dense" if "dense" in self.first else "reward"
+        names = ("obs", "action", reward, "next_obs", "terminated", "lost")
+        found = self.at(names, group.unsqueeze(1), slot.unsqueeze(1), back, inside, lane)
+        discount = cfg.gamma * (~found["terminated"]).to(found[reward])
+        weight = (~found["lost"]).to(discount)
+        return Sample(
+            found["obs"], found["action"], found[reward], found["next_obs"], discount, weight
+        )
 
     def at(
-        self, group: Tensor, slot: Tensor, back: Tensor, inside: Tensor, lane: Tensor
-    ) -> dict[str, Tensor]:
+        self, names: Sequence[str], group: Tensor, slot: Tensor, back: Tensor, inside: Tensor,
+        lane: Tensor,
+    ) -> dict[str, Tensor]:  # fmt: skip
         """Fields of steps: ``back`` turns before the group's last, the first trial beyond them."""
         kept, last = self.turns(group)
-        is_first = back >= kept
+        is_first = (back >= kept).expand(inside.shape)
         time = (last - back * self.groups).clamp(min=0) * self.length + inside
+        width = self.at_once * self.cfg.lanes
+        cell = slot * self.cfg.lanes + lane
+        early = ((group * self.length + inside) * width + cell).flatten()
+        late = (time % self.replay.room * width + cell).flatten()
         found = {}
-        for k, start in self.first.items():
-            early = start[group, inside, slot, lane]
-            if not self.replay.fields:
-                found[k] = early
-                continue
-            late = self.replay.fields[k][time % self.replay.room, slot, lane]
-            mask = is_first.view(*is_first.shape, *(1,) * (late.ndim - is_first.ndim))
-            found[k] = torch.where(mask, early, late)
+        for k in names:
+            x = self.first[k].flatten(0, 3).index_select(0, early)
+            if self.replay.fields:
+                other = self.replay.fields[k].flatten(0, 2).index_select(0, late)
+                mask = is_first.reshape(-1, *(1,) * (x.ndim - 1))
+                x = torch.where(mask, x, other)
+            found[k] = x.unflatten(0, inside.shape)
         return found
 
     def context(
@@ -331,9 +341,9 @@ class PEARL:
         k = torch.randint(1, cfg.episodes_per_trial + 1, (n,), generator=rng, device=rng.device)
         if whole:
             k = torch.full_like(k, cfg.episodes_per_trial)
+        which = group.unsqueeze(1), slot.unsqueeze(1), back.unsqueeze(1)
         steps = torch.arange(self.length, device=rng.device).expand(n, -1)
-        columns = [x.unsqueeze(1) for x in (group, slot, back, lane)]
-        trial = self.at(columns[0], columns[1], columns[2], steps, columns[3])
+        trial = self.at(("ended", "reward"), *which, steps, lane.unsqueeze(1))
         size = (episode_index(trial["ended"]) < k.unsqueeze(1)).sum(1)
         rows = min(cfg.context_size, self.length)
         offset = torch.rand((n, 1), generator=rng, device=rng.device)
@@ -343,12 +353,9 @@ class PEARL:
         place = torch.where(few, torch.arange(rows, device=rng.device), spread.long())
         place = torch.minimum(place, size.unsqueeze(1) - 1)
         weight = torch.where(few, there.float(), size.unsqueeze(1) / rows)
-        chosen = {
-            name: x.gather(
-                1, place.view(n, rows, *(1,) * (x.ndim - 2)).expand(n, rows, *x.shape[2:])
-            )
-            for name, x in trial.items()
-        }
+        names = ("obs", "action", "reward", "next_obs", "lost")
+        chosen = self.at(names, *which, place, lane.unsqueeze(1))
+        chosen["change"] = changes(trial["reward"], trial["ended"]).gather(1, place)
         weight = weight * (~chosen["lost"]).to(weight)
         return self.scale(context_rows(chosen, cfg, self.spec)), weight
 

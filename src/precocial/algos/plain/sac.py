@@ -33,7 +33,7 @@ from torch import Tensor
 from precocial.algos.plain.off_policy import OffPolicy, OffPolicyConfig, Training
 from precocial.algos.plain.shared import Normalisers, PlainConfig, PlainLearner, copied
 from precocial.checks import positive
-from precocial.nets.mlp import ACTIVATIONS, Activation, orthogonal_layers, perceptron
+from precocial.nets.mlp import ACTIVATIONS, Activation, orthogonal_layers, perceptron_once
 from precocial.nets.stack import Nets
 from precocial.ops.distributions import sample
 from precocial.ops.sums import mean_of_each
@@ -159,13 +159,13 @@ class Policies:
 
     def logits(self, params: Params, obs: Float[Tensor, "s b o"]) -> Float[Tensor, "s b a"]:
         """Of discrete actions, normalised."""
-        return torch.log_softmax(perceptron(params, obs, self.activation), -1)
+        return torch.log_softmax(perceptron_once(params, obs, self.activation), -1)
 
     def gaussian(
         self, params: Params, obs: Float[Tensor, "s b o"]
     ) -> tuple[Float[Tensor, "s b a"], Float[Tensor, "s b a"]]:
         """Mean and log standard deviation before squashing."""
-        mean, raw = perceptron(params, obs, self.activation).chunk(2, -1)
+        mean, raw = perceptron_once(params, obs, self.activation).chunk(2, -1)
         low, high = LOG_STDS
         return mean, low + 0.5 * (high - low) * (torch.tanh(raw) + 1)
 
@@ -196,12 +196,12 @@ class Policies:
 
 
 def values(
-    params: Params, obs: Tensor, action: Tensor | None, draw: Policies
-) -> Float[Tensor, "s b *a"]:
-    """Q(s, a), or of all discrete actions."""
+    nets: Nets, obs: Tensor, action: Tensor | None, draw: Policies
+) -> list[Float[Tensor, "s b *a"]]:
+    """Q(s, a) by both critics, or of all discrete actions."""
     x = obs if action is None else torch.cat([obs, action], -1)
-    out = perceptron(params, x, draw.activation)
-    return out if action is None else out.squeeze(-1)
+    found = [perceptron_once(nets[n], x, draw.activation) for n in ("q", "q_twin")]
+    return found if action is None else [q.squeeze(-1) for q in found]
 
 
 def critic_losses(
@@ -218,11 +218,8 @@ def critic_losses(
             following = (logits.exp() * soft).sum(-1)
         y = batch.reward + batch.discount * following
     errors, found = torch.zeros_like(y), torch.zeros_like(y)
-    for name in ("q", "q_twin"):
-        if draw.box:
-            q = values(nets[name], batch.obs, batch.action.clamp(-1, 1), draw)
-        else:
-            q = values(nets[name], batch.obs, None, draw)
+    for q in values(nets, batch.obs, batch.action.clamp(-1, 1) if draw.box else None, draw):
+        if not draw.box:
             q = q.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1)
         errors, found = errors + (q - y).square(), found + 0.5 * q.detach()
     return {"loss/value": mean_of_each(errors * batch.weight), "loss/q": mean_of_each(found)}
@@ -246,9 +243,8 @@ def actor_losses(
 
 
 def _smaller(nets: Nets, obs: Tensor, action: Tensor | None, draw: Policies) -> Tensor:
-    return torch.minimum(
-        values(nets["q"], obs, action, draw), values(nets["q_twin"], obs, action, draw)
-    )
+    one, other = values(nets, obs, action, draw)
+    return torch.minimum(one, other)
 
 
 class SACLearner(PlainLearner):

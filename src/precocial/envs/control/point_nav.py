@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from precocial.envs.base import EnvConfig, State, TensorTaskEnv, split_uniform
-from precocial.types import Split, UserError
+from precocial.types import Split, Tasks, UserError
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,15 @@ class PointNavConfig(EnvConfig):
             raise UserError(f"--env-goal-range is {self.goal_range}; expected metres above 0")
 
 
-def square_goals(
-    n: int, half_width: float, split: Split, rng: torch.Generator
+def on_square(
+    n: int, half_width: float, split: Split, rng: torch.Generator, further: float = 0.5
 ) -> Float[Tensor, "n 2"]:
-    """Uniform on a square; ``shifted`` ones outside of it, up to half as far again."""
-    goal = split_uniform(rng, (n, 2), -half_width, half_width, split)
+    """Uniform on a square; ``shifted`` ones outside of it, up to a share of it further."""
+    point = split_uniform(rng, (n, 2), -half_width, half_width, split)
     if split == "shifted":  # push the larger coordinate out of the training square
-        scale = 1 + 0.5 * torch.rand((n, 1), generator=rng, device=rng.device)
-        goal = goal / goal.abs().amax(-1, keepdim=True) * half_width * scale
-    return goal
+        scale = 1 + further * torch.rand((n, 1), generator=rng, device=rng.device)
+        point = point / point.abs().amax(-1, keepdim=True) * half_width * scale
+    return point
 
 
 class Point(TensorTaskEnv):
@@ -69,6 +70,21 @@ class Point(TensorTaskEnv):
         """Minus the distance left, metres."""
         return -self.distance(next_state, tasks)
 
+    def walk(
+        self, tasks: Tasks, episodes: int, rng: torch.Generator,
+        action: Callable[[Float[Tensor, "n k 2"], int], Float[Tensor, "n k 2"]],
+    ) -> Float[Tensor, "n k"]:  # fmt: skip
+        """Returns of episodes whose actions are a function of the position and of the time."""
+        lanes, params = (tasks.num, episodes), {k: v.unsqueeze(1) for k, v in tasks.params.items()}
+        state = self.initial(lanes, params, rng)
+        total = torch.zeros(lanes, device=rng.device)
+        for time in range(self.spec.horizon):
+            velocity = action(state["position"], time).clamp(-0.1, 0.1)
+            following = self.transition(state, velocity, params, rng)
+            total = total + self.reward(state, velocity, following, params, rng)
+            state = following
+        return total
+
 
 class PointNav(Point):
     """Reach a hidden goal on a plane.
@@ -88,7 +104,7 @@ class PointNav(Point):
 
     def draw_tasks(self, n: int, split: Split, rng: torch.Generator) -> dict[str, Tensor]:
         """Goals (n, 2), metres."""
-        return {"goal": square_goals(n, self.goal_range, split, rng)}
+        return {"goal": on_square(n, self.goal_range, split, rng)}
 
     def initial(
         self, lanes: tuple[int, int], tasks: dict[str, Tensor], rng: torch.Generator

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from precocial.envs.base import EnvConfig, State, split_uniform, uniform
-from precocial.envs.control.point_nav import Point, square_goals
+from precocial.envs.control.point_nav import Point, on_square
 from precocial.types import Split, Tasks, UserError
 
 
@@ -53,7 +53,7 @@ class PointRobot(Point):
 
     def draw_tasks(self, n: int, split: Split, rng: torch.Generator) -> dict[str, Tensor]:
         """Goals (n, 2), metres."""
-        return {"goal": square_goals(n, 1.0, split, rng)}
+        return {"goal": on_square(n, 1.0, split, rng)}
 
     def initial(
         self, lanes: tuple[int, int], tasks: dict[str, Tensor], rng: torch.Generator
@@ -66,22 +66,16 @@ class PointRobot(Point):
     ) -> dict[str, Float[Tensor, "n k"]]:
         """Straight to the goal, the best there is; to the centre, the best of the blind."""
         goal = tasks.params["goal"].unsqueeze(1)
-        walks = {"known goal": goal, "to the centre": torch.zeros_like(goal)}
-        return {name: self._walk(tasks, target, episodes, rng) for name, target in walks.items()}
+        return {
+            "known goal": self._straight(tasks, goal, episodes, rng),
+            "to the centre": self._straight(tasks, torch.zeros_like(goal), episodes, rng),
+        }
 
-    def _walk(
+    def _straight(
         self, tasks: Tasks, target: Float[Tensor, "n 1 2"], episodes: int, rng: torch.Generator
     ) -> Float[Tensor, "n k"]:
-        """Returns of walks that are as near as can be at every step, along each axis by itself."""
-        lanes, params = (tasks.num, episodes), {k: v.unsqueeze(1) for k, v in tasks.params.items()}
-        state = self.initial(lanes, params, rng)
-        total = torch.zeros(lanes, device=rng.device)
-        for _ in range(self.spec.horizon):
-            action = (target - state["position"]).clamp(-0.1, 0.1)
-            following = self.transition(state, action, params, rng)
-            total = total + self.reward(state, action, following, params, rng)
-            state = following
-        return total
+        """As near as can be at every step, along each axis by itself."""
+        return self.walk(tasks, episodes, rng, lambda position, _: target - position)
 
     def draw(self, state: State, tasks: dict[str, Tensor], size: int) -> UInt8[np.ndarray, "h w 3"]:
         """The plane, the goal as a green disc, the agent as a blue one."""
@@ -144,4 +138,4 @@ class PointRobotSparse(PointRobot):
     ) -> dict[str, Float[Tensor, "n k"]]:
         """Straight to the goal, which is the best there is."""
         goal = tasks.params["goal"].unsqueeze(1)
-        return {"known goal": self._walk(tasks, goal, episodes, rng)}
+        return {"known goal": self._straight(tasks, goal, episodes, rng)}
