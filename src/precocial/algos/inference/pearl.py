@@ -99,7 +99,7 @@ class PEARLConfig:
     activation: Activation = "relu"
     """Hidden activation."""
     next_obs_in_context: bool = False
-    """Show the encoder where each step led; for tasks that differ in their dynamics."""
+    """Show the encoder where each step led, as a difference; for tasks that differ in dynamics."""
     reward_change_in_context: bool = True
     """Show the encoder by how much the reward grew since the step before in the episode."""
     kl_weight: float = 1e-3
@@ -399,7 +399,9 @@ def context_rows(
     parts = [steps["obs"], action.clamp(-1, 1), steps["reward"].unsqueeze(-1)]
     if cfg.reward_change_in_context:
         parts.append(steps["change"].unsqueeze(-1))
-    return torch.cat(parts + [steps["next_obs"]] * cfg.next_obs_in_context, -1)
+    if cfg.next_obs_in_context:
+        parts.append(steps["next_obs"] - steps["obs"])
+    return torch.cat(parts, -1)
 
 
 class Scale:
