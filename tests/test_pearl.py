@@ -355,6 +355,9 @@ def test_train_eval_watch_and_load(tmp_path, capsys):
     known = [stage["return_mean"] for stage in found["reference_curves"]["known goal"]]
     assert found["references"]["known goal"] == pytest.approx(sum(known))  # of the whole trial
     assert main(["watch", str(folder), "--out", str(tmp_path / "film.gif"), "--episodes", "2"]) == 0
+    assert main(["report", str(folder), "--out", str(tmp_path / "r.html")]) == 0
+    page = (tmp_path / "r.html").read_text()  # the last episode counts, and comes first
+    assert page.index("Return of single episodes") < page.index("Whole trial")
     agent = precocial.load(folder)
     assert agent is not None
     row = read_rows(folder / "metrics.jsonl")[-1]
@@ -417,7 +420,7 @@ def test_the_wind_carries_the_point_and_who_knows_it_can_stay_at_the_goal():
     step = env.step(torch.tensor([0.5, -1.0]).expand(300, 1, 2))
     torch.testing.assert_close(step.next_obs[:, 0], wind + torch.tensor([0.05, -0.1]))
     away = (step.next_obs[:, 0] - torch.tensor([0.0, 1.0])).norm(dim=-1)
-    torch.testing.assert_close(step.info["dense_reward"][:, 0], -away)
+    torch.testing.assert_close(step.info["dense_reward"][:, 0], (away < 0.03).float() - away)
     found = env.references(tasks, 1, rng)
     # By hand: the slower of both axes decides when it is there; x is held from the first step on.
     steps = ((1 - 0.03) / (0.1 + wind[:, 1])).ceil()

@@ -92,8 +92,8 @@ def evaluate(
         "algorithm": plans[0].algo, "env": plans[0].env, "preset": plans[0].preset,
         "split": split, "num_tasks": tasks, "lanes": first["lanes"], "seed": seed,
         "runs": len(runs), "run_seeds": [p.run.seed for p in plans],
-        "stage_unit": unit, "greedy": greedy, "checkpoint": which,
-        "adapt_lrs": first["adapt_lrs"],
+        "stage_unit": unit, "is_trial": bool(class_of(plans[0].algo_config).is_trial),
+        "greedy": greedy, "checkpoint": which, "adapt_lrs": first["adapt_lrs"],
     } | summarise([s["curve"] for s in scored], sample)  # fmt: skip
     if first["trial"]:
         totals = np.stack([s["curve"].returns.sum(1) for s in scored])

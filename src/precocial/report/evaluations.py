@@ -121,6 +121,8 @@ class Evaluation:
     finite_family: bool
     """Whether held-out tasks repeat: then train and test tasks are the same."""
     success_rate: float | None
+    is_trial: bool
+    """Whether every episode counts; not where those before the last are for learning."""
     trial: Estimate | None
     """Mean and 95 % interval of the sum over all stages, where they are one trial."""
     recovery: Recovery | None
@@ -216,6 +218,7 @@ def read_evaluation(path: Path) -> Evaluation:
         task_params=arrays,
         finite_family=split != "train" and _is_finite(document, arrays),
         success_rate=document.get("success_rate"),
+        is_trial=bool(document.get("is_trial", True)),
         trial=trial,
         recovery=_recovery(document.get("recovery") or {}),
         model_error=_model_error(document.get("model_error") or {}),

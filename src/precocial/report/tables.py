@@ -31,7 +31,7 @@ Column = tuple[str, Callable[[Group, Evaluation | None], str], str]
 
 
 def result_tables(groups: Sequence[Group]) -> str:
-    """The totals of trials, and a table per stage unit."""
+    """The totals of trials, and a table per stage unit; first what counts."""
     rows: dict[str, list[tuple[Group, Evaluation | None]]] = {}
     for group in groups:
         for e in group.evaluations:
@@ -40,7 +40,8 @@ def result_tables(groups: Sequence[Group]) -> str:
             rows.setdefault(group.unit, []).append((group, None))
     tables = [_table(unit, members) for unit, members in rows.items()]
     totals = [trial_totals(members) for members in by_kind(groups).values()]
-    return "\n".join(filter(None, totals + tables))
+    in_trial = all(e.is_trial for group in groups for e in group.evaluations)
+    return "\n".join(filter(None, totals + tables if in_trial else tables + totals))
 
 
 def _table(unit: str, rows: list[tuple[Group, Evaluation | None]]) -> str:

@@ -40,7 +40,7 @@ class Wind(Point):
 
     Observation: position (x, y) in metres. Action: velocity, 0.1 metres per step at +-1, clipped;
     the wind is added to it. Reward: 1 for a step that ends within 0.03 m of the goal (0, 1), else
-    0; ``info`` has the ``dense_reward`` -d, d the distance in metres, for critics in training.
+    0; ``info`` has a ``dense_reward``, for critics in training: that less the distance in metres.
     Start: the origin. End: the horizon (75 steps). Task distribution: the wind, metres per step,
     ~ U[-0.08, 0.08]^2; ``shifted``: the larger component between 0.08 and 0.1. Train, valid and
     test winds differ by construction.
@@ -85,8 +85,9 @@ class Wind(Point):
         return self.distance(next_state, tasks) <= self.cfg.radius
 
     def info(self, state: State) -> dict[str, Float[Tensor, "n e"]]:
-        """What a critic may learn from in training: minus the distance, metres."""
-        return {"dense_reward": -self.distance(self.reached, self.tasks)}
+        """What a critic may learn from in training: it also says how far the goal is, metres."""
+        away = self.distance(self.reached, self.tasks)
+        return {"dense_reward": (away <= self.cfg.radius).float() - away}
 
     def references(
         self, tasks: Tasks, episodes: int, rng: torch.Generator
