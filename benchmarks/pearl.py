@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.utils.flop_counter import FlopCounterMode
 
+from precocial import memory
 from precocial.algos.inference.pearl import PEARL, PEARLConfig, Training
 from precocial.envs import ENVS
 from precocial.types import TaskEnv
@@ -182,7 +183,8 @@ def cpu_seconds(step: Callable[[], object], times: int) -> float:
 
 def arithmetic(step: Callable[[], object]) -> float:
     """GFLOP of a call, in matrix products."""
-    with FlopCounterMode(display=False) as counter:
+    in_place = {torch.ops.aten.addmm_: torch.utils.flop_counter.addmm_flop}
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
         step()
     return counter.get_total_flops() / 1e9
 
@@ -250,6 +252,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    memory.keep()  # as in training, for both
     result = {
         "steps": compare(args.repeats),
         "an iteration with a full replay over one with little": growth(args.repeats),

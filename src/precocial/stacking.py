@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from precocial import threads
+from precocial import memory, threads
 from precocial.algos import class_of
 from precocial.evaluation.curve import adaptation_curves
 from precocial.runs.folder import build_env, claimed, read_plan, require_machine
@@ -118,6 +118,7 @@ class Stacked:
     def run(self) -> dict[int, str]:
         """Iterate to the end of each; save on every way out."""
         active = list(self.loops)
+        memory.keep()
         try:
             with self.board.on_screen(), threads.shared():
                 for loop in active:

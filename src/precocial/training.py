@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from precocial import threads
+from precocial import memory, threads
 from precocial.algos.transfer.begin import begin
 from precocial.envs.own.source import warn_if_changed
 from precocial.evaluation.curve import Curve, adaptation_curve, final_returns
@@ -142,6 +142,7 @@ class Loop:
         run = self.plan.run
         tracker = Tracker(self.folder, self.iteration)
         progress = Progress(run.iterations, self.iteration, run.env_steps, quiet=self.quiet)
+        memory.keep()
         try:
             with progress.on_screen(), self.resumable(), threads.shared():
                 if self.begins:

@@ -25,6 +25,12 @@ ROWS = 256
 """Of a sum that one thread does, below what MKL would cut up (some 500)."""
 _ONEDNN_ROWS = 2048
 """The same for oneDNN, which is slower at many small ones."""
+_LONGEST = 384
+"""Of a sum over inputs, below the same."""
+_TOGETHER = 1024
+"""Rows that go through all layers of a perceptron before others do."""
+_NARROW = 2**13
+"""Weights of a layer whose gradient one thread has before several have agreed who does what."""
 _FEW = 16
 """Rows of a result below which MKL cuts up shorter sums, too."""
 
@@ -47,7 +53,7 @@ def affine(
         return product.to(plus.dtype).add_(plus)
     if _small(a, b) or len(a) < _FEW:
         return alone(_added, plus, a, b)
-    longest = _ONEDNN_ROWS if _by_onednn(a) else ROWS
+    longest = _ONEDNN_ROWS if _by_onednn(a) else _LONGEST
     if len(b) > longest and a.device.type == "cpu":
         for left, right in zip(a.split(longest, 1), b.split(longest), strict=True):
             plus = affine(plus, left, right)
@@ -174,35 +180,62 @@ def rectified(
 
 
 class _Rectified(torch.autograd.Function):
+    """Rows go through all layers some at a time, so that what is between layers stays near."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, *params: Tensor) -> Tensor:
-        depth = len(params) // 2
-        inputs = []
-        for i, (weight, bias) in enumerate(zip(params[:depth], params[depth:], strict=True)):
-            inputs.append(x)
-            x = dense(x, weight, bias, relu=i < depth - 1)
-        ctx.save_for_backward(*inputs, *params[:depth])
-        return x
+        weights, biases = params[: len(params) // 2], params[len(params) // 2 :]
+        ctx.rows = -(-len(x) // max(1, -(-len(x) // _TOGETHER)))
+        inputs, outputs = [], []
+        for h in x.split(ctx.rows):
+            for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+                inputs.append(h)
+                h = dense(h, weight, bias, relu=i < len(weights) - 1)
+            outputs.append(h)
+        ctx.save_for_backward(*weights, *inputs)
+        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        depth = len(ctx.saved_tensors) // 2
-        inputs, weights = ctx.saved_tensors[:depth], ctx.saved_tensors[depth:]
-        of_x, wanted = ctx.needs_input_grad[0], ctx.needs_input_grad[1:]
-        found: list[Tensor | None] = [None] * (2 * depth)
-        g = grads[0].contiguous()
-        for i in reversed(range(depth)):
-            if wanted[i]:
-                found[i] = outer(None, inputs[i], g)
-            if wanted[depth + i]:
-                found[depth + i] = _columns(g)
-            if not (of_x or any(wanted[:i]) or any(wanted[depth : depth + i])):
-                return None, *found
-            g = affine(None, g, weights[i].T)
-            if i:  # nothing passes where the layer below was silent
-                torch.ops.aten.threshold_backward.grad_input(g, inputs[i], 0.0, grad_input=g)
-        return g, *found
+        of_x, *wanted = ctx.needs_input_grad
+        depth = len(wanted) // 2
+        weights, inputs = ctx.saved_tensors[:depth], ctx.saved_tensors[depth:]
+        found = [torch.zeros_like(w) if k else None for w, k in zip(weights, wanted, strict=False)]
+        for w, k in zip(weights, wanted[depth:], strict=True):
+            found.append(w.new_zeros(w.shape[1]) if k else None)
+        # The lowest layer that gradients have to reach.
+        lowest = 0 if of_x else min(i % depth for i, k in enumerate(wanted) if k)
+        by_x = []
+        for part, g in enumerate(grads[0].contiguous().split(ctx.rows)):
+            for i in reversed(range(lowest, depth)):
+                x, weight, bias = inputs[part * depth + i], found[i], found[depth + i]
+                if weight is not None:
+                    _add_outer(weight, x, g)
+                if bias is not None:
+                    bias += _columns(g)
+                if i > lowest or of_x:
+                    g = affine(None, g, weights[i].T)
+                if i > lowest:  # nothing passes where the layer below was silent
+                    torch.ops.aten.threshold_backward.grad_input(g, x, 0.0, grad_input=g)
+            by_x.append(g)
+        return torch.cat(by_x) if of_x else None, *found
+
+
+def _add_outer(
+    into: Float[Tensor, "m n"], a: Float[Tensor, "rows m"], b: Float[Tensor, "rows n"]
+) -> None:
+    """Add ``a'b`` in place."""
+    if _by_onednn(a):
+        into.copy_(outer(into, a, b))
+    elif into.numel() <= _NARROW or not _AVX512:
+        alone(into.addmm_, a.T, b)
+    else:
+        for rows, columns in zip(a.split(ROWS), b.split(ROWS), strict=True):
+            if _small(rows.T, columns):
+                alone(into.addmm_, rows.T, columns)
+            else:
+                into.addmm_(rows.T, columns)
 
 
 def _columns(g: Float[Tensor, "rows o"]) -> Float[Tensor, " o"]:

@@ -69,10 +69,8 @@ PRESETS: Table = {
     ("pearl", "grid-nav"): {"default": Preset(100, _GRID, run=_VALID)},
     ("pearl", "wind"): {
         "default": Preset(
-            100, _POINT | {
-                "train_tasks": 40, "gamma": 0.95, "next_obs_in_context": True,
-                "first_data": "sticky",
-            }, run=_VALID,
+            60, _POINT | {"train_tasks": 40, "gamma": 0.95, "next_obs_in_context": True},
+            run=_VALID,
         ),
     },
 }  # fmt: skip
