@@ -235,7 +235,7 @@ def growth(repeats: int) -> float:
     return statistics.median(ratios)
 
 
-def memory() -> float:
+def replay_mb() -> float:
     """MB of a full replay of half-cheetah-vel: 100 tasks, 20 000 transitions of each."""
     family = make("half-cheetah-vel", horizon=200)
     cfg = PEARLConfig(train_tasks=100, num_tasks=20, buffer_size=20_000, updates=1)
@@ -256,7 +256,7 @@ def main() -> None:
     result = {
         "steps": compare(args.repeats),
         "an iteration with a full replay over one with little": growth(args.repeats),
-        "MB of 100 tasks x 20 000 transitions of half-cheetah-vel": memory(),
+        "MB of 100 tasks x 20 000 transitions of half-cheetah-vel": replay_mb(),
     }
     for name, row in result["steps"].items():  # type: ignore[attr-defined]
         print(f"{name:32}" + "  ".join(f"{k} {v:.3g}" for k, v in row.items()))
