@@ -403,6 +403,17 @@ def test_the_dense_reward_travels_beside_the_sparse_one():
     assert float(steps[5].reward) == pytest.approx(0.6, abs=1e-5)
 
 
+def test_a_run_that_kept_its_only_reward_twice_goes_on_learning_from_it():
+    algorithm, _ = trained()
+    first = algorithm.first | {"dense": algorithm.first["reward"]}
+    algorithm.load_state_dict(algorithm.state_dict() | {"first": first})
+    cells = torch.arange(6)
+    group, slot = cells // algorithm.at_once, cells % algorithm.at_once
+    kept = algorithm.replay.fields
+    kept["dense"] = torch.zeros_like(kept["reward"])  # what was not written since
+    assert (algorithm.transitions(group, slot, seeded()).reward < 0).all()
+
+
 def test_walks_of_the_robot_are_the_published_ones():
     env = PointRobot()
     found = env.references(env.sample_tasks(4000, "test", seeded()), 1, seeded(1))
@@ -426,6 +437,7 @@ def test_the_wind_carries_the_point_and_who_knows_it_can_stay_at_the_goal():
     steps = ((1 - 0.03) / (0.1 + wind[:, 1])).ceil()
     torch.testing.assert_close(found["known wind"][:, 0], 76 - steps, atol=1.0, rtol=0)
     assert found["as if there was none"].mean() < 10
+    assert env.render(0, 0).shape == (320, 320, 3)  # with the wind as a line
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def test_gradients_are_those_of_finite_differences(sizes):
 
 
 @pytest.mark.parametrize("wanted", ["x", "weight_0", "weight_1", "bias_1"])
-@pytest.mark.parametrize("rows", [5, 700])
+@pytest.mark.parametrize("rows", [0, 5, 700])
 def test_each_gradient_alone_is_the_one_of_the_layers(wanted, rows):
     """A critic that stands still passes a gradient on to actions; an encoder's input has none."""
     params = {

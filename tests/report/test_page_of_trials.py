@@ -11,6 +11,7 @@ import yaml
 from made_up_runs import (
     KNOWN,
     Text,
+    evaluation,
     keep,
     lines_of,
     make_gif,
@@ -183,6 +184,15 @@ def test_totals_of_a_trial_of_updates_are_no_lines_among_its_stages(tmp_path):
     assert [key.label for key in adaptation([member]).keys] == ["maml"]
     page = report(tmp_path, run)
     assert "Thompson 5.80" in str(Text(page)) and "after<br>9 updates" in page
+
+
+def test_whole_trials_come_first_beside_a_method_that_has_none(tmp_path):
+    other = make_run(tmp_path / "maml", env="bandit")
+    keep(other, evaluation("maml", "bandit", pulls(), is_trial=False))
+    options = {"train_tasks": 0, "horizon": 100}  # of both
+    run = make_trial(tmp_path / "rl2", is_trial=True, env_config=options)
+    text = str(Text(report(tmp_path, run, other)))
+    assert text.index("Whole trial") < text.index("Return of single episodes")
 
 
 @pytest.mark.parametrize(

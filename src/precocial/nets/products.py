@@ -118,7 +118,7 @@ def dense(
     else:
         y = affine(bias, rows, weight)
         y = y.relu_() if relu else y
-    return y.view(*x.shape[:-1], -1)
+    return y.view(*x.shape[:-1], weight.shape[1])
 
 
 def _small(a: Tensor, b: Tensor) -> bool:

@@ -40,7 +40,7 @@ def result_tables(groups: Sequence[Group]) -> str:
             rows.setdefault(group.unit, []).append((group, None))
     tables = [_table(unit, members) for unit, members in rows.items()]
     totals = [trial_totals(members) for members in by_kind(groups).values()]
-    in_trial = all(e.is_trial for group in groups for e in group.evaluations)
+    in_trial = all(e.is_trial for group in groups for e in group.evaluations if e.trial)
     return "\n".join(filter(None, totals + tables if in_trial else tables + totals))
 
 

@@ -106,7 +106,7 @@ class Wind(Point):
         from precocial.envs.picture import Picture
 
         picture = Picture(size, half_width=1.6)
-        picture.line([(0.0, 0.0), tuple(5 * tasks["wind"].tolist())], colour="grey")
+        picture.line([(0.0, 0.0), tuple((5 * tasks["wind"]).tolist())], colour="grey")
         picture.disc(torch.tensor(GOAL), radius=max(self.cfg.radius, 0.05), colour="green")
         picture.disc(state["position"], radius=0.04, colour="blue")
         return picture.pixels
