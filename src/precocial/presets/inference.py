@@ -34,8 +34,10 @@ _GRID: dict[str, Any] = {
 """Rewards are rare: a value must get from the goal to where it is needed in few steps."""
 _PAPER: dict[str, Any] = {
     "hidden": (300,) * 3, "encoder_hidden": (200,) * 3, "batch_size": 256, "lr": 3e-4,
-    "tau": 0.005, "reward_change_in_context": False, "num_tasks": 5,
+    "tau": 0.005, "reward_change_in_context": False, "num_tasks": 5, "context_trials": 1,
+    "buffer_size": 70_000,
 }  # fmt: skip
+"""Everything that 500 iterations collect of a task is kept."""
 _FAST: dict[str, Any] = {"horizon": 200, "velocity_max": 3.0}
 _VALID: dict[str, Any] = {"eval_tasks": 20, "eval_every": 5}
 
@@ -43,7 +45,10 @@ PRESETS: Table = {
     ("pearl", "point-robot"): {
         "default": Preset(60, _POINT, run=_VALID),
         "paper": Preset(
-            500, _PAPER | {"updates": 1000, "context_size": 64, "alpha": 0.01, "kl_weight": 1.6e-4},
+            500, _PAPER | {
+                "updates": 1000, "context_size": 64, "alpha": 0.01, "kl_weight": 1.6e-4,
+                "lanes": 10,
+            },
         ),
     },
     ("pearl", "point-robot-sparse"): {
@@ -60,7 +65,7 @@ PRESETS: Table = {
         "paper": Preset(
             500, _PAPER | {
                 "train_tasks": 100, "updates": 2000, "alpha": 0.2, "kl_weight": 0.064,
-                "episodes_per_trial": 5,
+                "episodes_per_trial": 5, "buffer_size": 30_000,
             }, _FAST,
         ),
     },
