@@ -205,14 +205,14 @@ def compare(repeats: int) -> dict[str, dict[str, float]]:
     for name, (hidden, encoder, rows) in SIZES.items():
         owner, training, _ = make_pearl(hidden, encoder, rows)
         loop = OneByOne(owner, hidden, encoder)
-        times = max(5, int(2 / cpu_seconds(training.step, 3)))
+        times = max(5, int(2 / (cpu_seconds(partial(training.run, 16), 1) / 16)))
         loop.step()
         ours, theirs, rate = [], [], []
         for _ in range(repeats):
-            ours.append(cpu_seconds(training.step, times))
+            ours.append(cpu_seconds(partial(training.run, times), 1) / times)
             theirs.append(cpu_seconds(loop.step, times))
             rate.append(product_rate())
-        work = arithmetic(training.step), arithmetic(loop.step)
+        work = arithmetic(partial(training.run, 1)), arithmetic(loop.step)
         result[name] = {
             "steps per CPU s": 1 / statistics.median(ours),
             "one by one": 1 / statistics.median(theirs),

@@ -66,9 +66,8 @@ def perceptron_once(
     if len(x) > 1 or activation is not torch.relu:
         return perceptron(params, x, activation)
     depth = sum(name.startswith("weight_") for name in params)
-    weights = [params[f"weight_{i}"].squeeze(0) for i in range(depth)]
-    biases = [params[f"bias_{i}"].squeeze(0) for i in range(depth)]
-    return rectified(x.squeeze(0), weights, biases).unsqueeze(0)
+    weights = [params[f"weight_{i}"] for i in range(depth)]
+    return rectified(x, weights, [params[f"bias_{i}"] for i in range(depth)])
 
 
 def orthogonal_layers(sizes: Sequence[int], last_gain: float, rng: torch.Generator) -> Params:

@@ -172,9 +172,9 @@ class _Shared(torch.autograd.Function):
 
 
 def rectified(
-    x: Float[Tensor, "rows i"], weights: Sequence[Tensor], biases: Sequence[Tensor]
-) -> Float[Tensor, "rows o"]:
-    """A perceptron with ReLU as one node of the graph; differentiable once."""
+    x: Float[Tensor, "1 rows i"], weights: Sequence[Tensor], biases: Sequence[Tensor]
+) -> Float[Tensor, "1 rows o"]:
+    """A perceptron with ReLU, a stack of one, as one node of the graph; differentiable once."""
     y: Tensor = _Rectified.apply(x, *weights, *biases)
     return y
 
@@ -184,16 +184,17 @@ class _Rectified(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *params: Tensor) -> Tensor:
-        weights, biases = params[: len(params) // 2], params[len(params) // 2 :]
+        x, depth, layers = x[0], len(params) // 2, [p[0] for p in params]
         ctx.rows = -(-len(x) // max(1, -(-len(x) // _TOGETHER)))
         inputs, outputs = [], []
         for h in x.split(ctx.rows):
-            for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            for i in range(depth):
                 inputs.append(h)
-                h = dense(h, weight, bias, relu=i < len(weights) - 1)
+                h = dense(h, layers[i], layers[depth + i], relu=i < depth - 1)
             outputs.append(h)
-        ctx.save_for_backward(*weights, *inputs)
-        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+        ctx.save_for_backward(*layers[:depth], *inputs)
+        y = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+        return y.unsqueeze(0)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -207,7 +208,7 @@ class _Rectified(torch.autograd.Function):
         # The lowest layer that gradients have to reach.
         lowest = 0 if of_x else min(i % depth for i, k in enumerate(wanted) if k)
         by_x = []
-        for part, g in enumerate(grads[0].contiguous().split(ctx.rows)):
+        for part, g in enumerate(grads[0][0].contiguous().split(ctx.rows)):
             for i in reversed(range(lowest, depth)):
                 x, weight, bias = inputs[part * depth + i], found[i], found[depth + i]
                 if weight is not None:
@@ -219,7 +220,8 @@ class _Rectified(torch.autograd.Function):
                 if i > lowest:  # nothing passes where the layer below was silent
                     torch.ops.aten.threshold_backward.grad_input(g, x, 0.0, grad_input=g)
             by_x.append(g)
-        return torch.cat(by_x) if of_x else None, *found
+        below = torch.cat(by_x) if of_x else None
+        return tuple(g if g is None else g.unsqueeze(0) for g in (below, *found))
 
 
 def _add_outer(

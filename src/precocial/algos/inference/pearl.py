@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -53,6 +53,9 @@ from precocial.rollout import collect, lanes_diverged
 from precocial.seeding import child_seed
 from precocial.task_replay import Sample, TaskReplay
 from precocial.types import EnvSpec, Metrics, Params, Rollout, Step, TaskEnv, Tasks, UserError
+
+AHEAD = 16
+"""Gradient steps whose data are drawn together."""
 
 
 @dataclass(frozen=True)
@@ -205,15 +208,10 @@ class PEARL:
         training = Training(self, rng)
         if not self.first:
             self.collect_first(env, rng)
-            for _ in range(self.cfg.warm_updates):
-                training.step()
-            training.hand_back()
+            training.run(self.cfg.warm_updates)
         rollout = self.collect(env, rng)
         self.replay.extend(self.rows_of(rollout))
-        for _ in range(self.cfg.updates):
-            threads.adjust()
-            training.step()
-        training.hand_back()
+        training.run(self.cfg.updates)
         ended = rollout.terminated | rollout.truncated
         returns = episode_returns(rollout.reward, ended, self.cfg.episodes_per_trial)
         found = {
@@ -448,16 +446,37 @@ class Training:
         self.totals: dict[str, Tensor] = {}
         self.steps = 0
 
-    def step(self) -> None:
-        """One on a batch of tasks."""
-        cfg, owner, rng, nets = self.cfg, self.owner, self.rng, self.stack.nets
+    def run(self, steps: int) -> None:
+        """So many; what they learn from is drawn for some of them together."""
+        for start in range(0, steps, AHEAD):
+            for data in self.drawn(min(AHEAD, steps - start)):
+                threads.adjust()
+                self.step(*data)
+        [self.owner.nets], [self.owner.targets] = self.stack.rows(), self.targets.rows()
+        [self.owner.moments] = self.moments.rows()
+
+    def drawn(self, steps: int) -> Iterator[tuple[Tensor, Tensor, Sample]]:
+        """For each step a batch of tasks: contexts, how many steps each row is for, transitions."""
+        owner, rng = self.owner, self.rng
         cells = owner.groups * owner.at_once
-        chosen = torch.randperm(cells, generator=rng, device=rng.device)[: cfg.meta_batch]
+        tasks = min(self.cfg.meta_batch, cells)
+        chosen = torch.cat(
+            [torch.randperm(cells, generator=rng, device=rng.device)[:tasks] for _ in range(steps)]
+        )
         group, slot = chosen // owner.at_once, chosen % owner.at_once
         rows, weight = owner.context(group, slot, rng)
-        encoder = {k: p.squeeze(0) for k, p in nets["encoder"].items()}
-        z, kl = guess(encoder, rows, weight, cfg, rng)
         batch = owner.transitions(group, slot, rng)
+        columns = zip(*(x.split(tasks) for x in batch), strict=True)
+        parts = zip(rows.split(tasks), weight.split(tasks), columns, strict=True)
+        return ((r, w, Sample(*column)) for r, w, column in parts)
+
+    def step(
+        self, rows: Float[Tensor, "n c d"], weight: Float[Tensor, "n c"], batch: Sample
+    ) -> None:
+        """On contexts and transitions of a batch of tasks."""
+        cfg, owner, nets = self.cfg, self.owner, self.stack.nets
+        encoder = {k: p.squeeze(0) for k, p in nets["encoder"].items()}
+        z, kl = guess(encoder, rows, weight, cfg, self.rng)
         every = z.unsqueeze(1).expand(-1, cfg.batch_size, -1)
         batch = batch._replace(
             obs=torch.cat([batch.obs, every], -1), next_obs=torch.cat([batch.next_obs, every], -1)
@@ -481,11 +500,6 @@ class Training:
         losses |= {"loss/kl": kl, "loss/alpha": alpha.squeeze(1)}
         self.totals = {k: self.totals.get(k, 0.0) + v.detach() for k, v in losses.items()}
         self.steps += 1
-
-    def hand_back(self) -> None:
-        """Give the owner its networks."""
-        [self.owner.nets], [self.owner.targets] = self.stack.rows(), self.targets.rows()
-        [self.owner.moments] = self.moments.rows()
 
     def means(self) -> Metrics:
         """Over the gradient steps."""
