@@ -39,7 +39,7 @@ def main() -> None:
     fig.update_xaxes(type="log", title="environment steps of meta-training", dtick=1)
     fig.update_yaxes(title="return on unseen tasks, last stage")
     fig.update_layout(template="plotly_white", width=820, height=440, margin={"t": 20})
-    fig.write_html(args.out, include_plotlyjs=True)
+    fig.write_html(args.out, config={"displayModeBar": False})
 
 
 if __name__ == "__main__":
