@@ -210,6 +210,7 @@ def hidden_gain(name, iterations, **settings):
     return algo, rollout, float(rollout.reward.sum(-1).mean())
 
 
+@pytest.mark.slow
 def test_a_model_that_adapts_lowers_its_error_where_a_global_one_cannot():
     small = {"model_updates": 120, "candidates": 64}
     rebal, met, score = hidden_gain("rebal", 6, memory_size=32, **small)

@@ -96,6 +96,7 @@ def test_where_all_observations_are_zero_it_still_remembers_and_learns(memory, r
     assert float(memory.factors.weight.grad.norm()) > 0
 
 
+@pytest.mark.slow
 def test_the_first_thousands_of_trials_teach_it_to_look_up():
     """A GRU stands at 101 here, what is blind to the state ends at 120, random play has 100."""
     p = plan("rl2", "tabular-mdp")
