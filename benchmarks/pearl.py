@@ -57,7 +57,7 @@ class OneByOne:
     """A gradient step in which every task has its turn."""
 
     def __init__(self, owner: PEARL, hidden: tuple[int, ...], encoder: tuple[int, ...]) -> None:
-        steps = owner.rows_flat()
+        steps = kept(owner)
         self.store = [{k: v[task].numpy() for k, v in steps.items()} for task in range(TASKS)]
         self.rows, self.rng = owner.cfg.batch_size, np.random.default_rng(0)
         o, a = owner.spec.obs_dim, owner.spec.action_dim
@@ -72,9 +72,9 @@ class OneByOne:
         """``num`` transitions of each."""
         parts: dict[str, list[Tensor]] = {}
         for task in tasks:
-            kept = self.store[task]
-            at = self.rng.integers(len(kept["reward"]), size=num)
-            for k, v in kept.items():
+            store = self.store[task]
+            at = self.rng.integers(len(store["reward"]), size=num)
+            for k, v in store.items():
                 parts.setdefault(k, []).append(torch.from_numpy(v[at]).unsqueeze(0))
         return {k: torch.cat(v) for k, v in parts.items()}
 
@@ -145,20 +145,16 @@ def make(name: str, **options: int) -> TaskEnv:
     return env
 
 
-class Together(PEARL):
-    """``pearl`` with a full replay."""
-
-    def rows_flat(self) -> dict[str, Tensor]:
-        """What is kept, tasks first."""
-        names = ("obs", "action", "reward", "next_obs", "terminated")
-        stored = self.replay.rows(0)
-        return {k: stored[k].movedim(0, 1).flatten(1, 2).contiguous() for k in names}
+def kept(owner: PEARL) -> dict[str, Tensor]:
+    """Its replay, tasks first."""
+    names = ("obs", "action", "reward", "next_obs", "terminated")
+    stored = owner.replay.rows(0)
+    return {k: stored[k].movedim(0, 1).flatten(1, 2).contiguous() for k in names}
 
 
 def make_pearl(
-    hidden: tuple[int, ...], encoder: tuple[int, ...], rows: int, env: str = "point-robot",
-    **more: int,
-) -> tuple[Together, Training, torch.Generator]:  # fmt: skip
+    hidden: tuple[int, ...], encoder: tuple[int, ...], rows: int, **more: int
+) -> tuple[PEARL, Training, torch.Generator]:
     """One that has collected its first data and some more."""
     cfg = PEARLConfig(
         train_tasks=TASKS, num_tasks=TASKS, meta_batch=TASKS, hidden=hidden, encoder_hidden=encoder,
@@ -166,8 +162,8 @@ def make_pearl(
         gamma=GAMMA, alpha=ALPHA, kl_weight=KL, lr=LR, tau=TAU,
     )  # fmt: skip
     rng = torch.Generator().manual_seed(0)
-    family = make(env)
-    owner = Together(replace(cfg, **more), family.spec, rng)
+    family = make("point-robot")
+    owner = PEARL(replace(cfg, **more), family.spec, rng)
     for _ in range(20):
         owner.meta_update(family, family.sample_tasks(1, "train", rng), rng)
     return owner, Training(owner, rng), rng

@@ -49,6 +49,12 @@ class Point(TensorTaskEnv):
     action_low = (-0.1, -0.1)
     action_high = (0.1, 0.1)
 
+    def initial(
+        self, lanes: tuple[int, int], tasks: dict[str, Tensor], rng: torch.Generator
+    ) -> State:
+        """The origin."""
+        return {"position": torch.zeros(*lanes, 2, device=rng.device)}
+
     def transition(
         self, state: State, action: Tensor, tasks: dict[str, Tensor], rng: torch.Generator
     ) -> State:
@@ -105,12 +111,6 @@ class PointNav(Point):
     def draw_tasks(self, n: int, split: Split, rng: torch.Generator) -> dict[str, Tensor]:
         """Goals (n, 2), metres."""
         return {"goal": on_square(n, self.goal_range, split, rng)}
-
-    def initial(
-        self, lanes: tuple[int, int], tasks: dict[str, Tensor], rng: torch.Generator
-    ) -> State:
-        """The origin."""
-        return {"position": torch.zeros(*lanes, 2, device=rng.device)}
 
     def terminal(self, state: State, tasks: dict[str, Tensor]) -> Bool[Tensor, "n e"]:
         """Within 0.01 m on both axes."""

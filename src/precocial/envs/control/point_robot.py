@@ -115,7 +115,7 @@ class PointRobotSparse(PointRobot):
         self, lanes: tuple[int, int], tasks: dict[str, Tensor], rng: torch.Generator
     ) -> State:
         """The origin."""
-        return {"position": torch.zeros(*lanes, 2, device=rng.device)}
+        return Point.initial(self, lanes, tasks, rng)
 
     def reward(
         self, state: State, action: Tensor, next_state: State, tasks: dict[str, Tensor],

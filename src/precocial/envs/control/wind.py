@@ -56,12 +56,6 @@ class Wind(Point):
         """Winds (n, 2), metres per step."""
         return {"wind": on_square(n, STRONGEST, split, rng, further=0.25)}
 
-    def initial(
-        self, lanes: tuple[int, int], tasks: dict[str, Tensor], rng: torch.Generator
-    ) -> State:
-        """The origin."""
-        return {"position": torch.zeros(*lanes, 2, device=rng.device)}
-
     def transition(
         self, state: State, action: Tensor, tasks: dict[str, Tensor], rng: torch.Generator
     ) -> State:
