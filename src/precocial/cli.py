@@ -678,7 +678,9 @@ def _print_curve(result: dict[str, Any]) -> None:
     for name, value in result["references"].items():
         listed = result["stage_unit"] == "episode" and name in result["reference_curves"]
         if value is not None and not listed:
-            console.print(f"{name}: {value:.2f}")
+            curve = [s["return_mean"] for s in result["reference_curves"].get(name, [])]
+            learns = len({*curve}) > 1
+            console.print(f"{name}: {value:.2f}" + (f" to {curve[-1]:.2f}" if learns else ""))
 
 
 def _update_table(result: dict[str, Any], title: str) -> Table:

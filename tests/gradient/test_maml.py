@@ -12,7 +12,7 @@ from precocial.algos.gradient.maml import MAML, FisherProduct, MAMLConfig
 from precocial.algos.gradient.shared import (
     Batch,
     GradientConfig,
-    PolicyConfig,
+    NetworkConfig,
     policy_losses,
     score,
 )
@@ -262,8 +262,12 @@ def test_the_ratio_is_one_before_any_update():
     assert kl.abs().max() < 1e-6
 
 
-def test_fisher_product_is_the_hessian_of_the_kl_through_the_adaptation(double):
-    cfg = MAMLConfig(num_tasks=2, episodes_per_task=3, hidden=(3,), fisher_every=1, damping=0.0)
+@pytest.mark.parametrize("learn_lr", [False, True])
+def test_fisher_product_is_the_hessian_of_the_kl_through_the_adaptation(learn_lr, double):
+    cfg = MAMLConfig(
+        num_tasks=2, episodes_per_task=3, hidden=(3,), fisher_every=1, damping=0.0,
+        learn_lr=learn_lr,
+    )  # fmt: skip
     maml, _, _, stages = support(2, cfg=cfg, horizon=4)
     maml.policy.double()
     *supports, query = stages.batches
@@ -271,12 +275,13 @@ def test_fisher_product_is_the_hessian_of_the_kl_through_the_adaptation(double):
     losses = policy_losses(maml.policy, supports, cfg)
     phi = adapt(losses, params.expand(theta, 2), cfg.inner_lr, second_order=False)
     query = query._replace(dist=distributions_of(maml, phi, query))
+    meta = params.detach(maml.meta)
 
     def divergence(vector):
-        leaves = params.unflatten(vector, theta)
+        leaves = params.unflatten(vector, meta)
         return maml.outer_loss(leaves, supports, query, second_order=True)[1].mean()
 
-    hessian = torch.autograd.functional.hessian(divergence, params.flatten(theta))
+    hessian = torch.autograd.functional.hessian(divergence, params.flatten(meta))
     v = torch.randn(len(hessian), generator=torch.Generator().manual_seed(5))
     ours = FisherProduct(maml, supports, query)(v)
     assert torch.allclose(ours, hessian @ v, rtol=1e-6, atol=1e-9)
@@ -286,19 +291,20 @@ def distributions_of(maml, phi, query):
     return params.detach(maml.policy.dist(phi, query.obs))
 
 
-def test_outer_gradient_equals_finite_differences(double):
-    cfg = MAMLConfig(num_tasks=2, episodes_per_task=3, hidden=(3,), inner_steps=3)
+@pytest.mark.parametrize("learn_lr", [False, True])
+def test_outer_gradient_equals_finite_differences(learn_lr, double):
+    cfg = MAMLConfig(
+        num_tasks=2, episodes_per_task=3, hidden=(3,), inner_steps=3, learn_lr=learn_lr
+    )
     maml, _, _, stages = support(2, cfg=cfg, horizon=4)
     maml.policy.double()
     *supports, query = stages.batches
-    gradient, _ = maml.outer_gradient(maml.policy.theta, supports, query)
-    at = params.flatten(maml.policy.theta).detach()
+    gradient, _ = maml.outer_gradient(maml.meta, supports, query)
+    at = params.flatten(maml.meta).detach()
     v = torch.randn(len(at), generator=torch.Generator().manual_seed(5))
 
     def loss(vector):
-        leaves = {
-            k: p.requires_grad_() for k, p in params.unflatten(vector, maml.policy.theta).items()
-        }
+        leaves = {k: p.requires_grad_() for k, p in params.unflatten(vector, maml.meta).items()}
         return float(
             maml.outer_loss(leaves, supports, query, second_order=False)[0].mean().detach()
         )
@@ -316,11 +322,14 @@ def test_trust_region_step_stays_within_the_limit_and_improves():
     assert metrics["loss/outer_after"] < metrics["loss/outer"]
 
 
-BY_GRADIENT = [n for n, e in ALGOS.items() if isinstance(e.config, PolicyConfig) and n != "oracle"]
+BY_GRADIENT = [n for n, e in ALGOS.items() if isinstance(e.config, NetworkConfig) and n != "oracle"]
 
 
-@pytest.mark.parametrize("name", BY_GRADIENT)
-@pytest.mark.parametrize("family", ["point-nav", "cart-pole"])
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [(n, "cart-pole") for n in BY_GRADIENT]
+    + [(n, "point-nav") for n in BY_GRADIENT if "box" in ALGOS[n].action],
+)
 def test_every_algorithm_updates_saves_and_adapts(name, family, rng):
     from precocial.envs import ENVS
 

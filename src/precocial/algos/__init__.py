@@ -37,6 +37,8 @@ class Entry(NamedTuple):
     """False for references that are evaluated untrained."""
     action: str = "box, discrete"
     """Kinds of actions that it can have."""
+    lender: str = ""
+    """Whose presets it borrows where it has none of its own; empty: its branch's."""
 
     @property
     def branch(self) -> str:
@@ -51,6 +53,8 @@ class Entry(NamedTuple):
 
 _JOINT = {"inner_steps": 0, "num_tasks": 80}
 """As many episodes per iteration as MAML with one inner step, so that budgets are equal."""
+_JOINT_Q = {"inner_steps": 0, "num_tasks": 80, "learn_lr": False}
+"""The same beside ``q-maml`` with three."""
 
 ALGOS: dict[str, Entry] = {
     "ppo": Entry(
@@ -90,6 +94,26 @@ ALGOS: dict[str, Entry] = {
     "scratch": Entry(
         "gradient.maml:MAML", "an untrained policy, adapted", "reference", {"inner_steps": 0},
         trains=False,
+    ),
+    "q-maml": Entry(
+        "gradient.q_maml:QMAML", "MAML over a Q-network, learned rates", "Finn et al. 2017",
+        action="discrete", lender="q-maml",
+    ),
+    "q-fomaml": Entry(
+        "gradient.q_maml:QMAML", "q-maml without the second derivative", "Finn et al. 2017",
+        {"first_order": True}, action="discrete", lender="q-maml",
+    ),
+    "q-reptile": Entry(
+        "gradient.q_reptile:QReptile", "interpolate towards adapted values", "Nichol et al. 2018",
+        action="discrete", lender="q-maml",
+    ),
+    "q-multi-task": Entry(
+        "gradient.q_maml:QMAML", "joint Q-learning blind to the task, then fine-tuning",
+        "reference", _JOINT_Q, action="discrete", lender="q-maml",
+    ),
+    "q-scratch": Entry(
+        "gradient.q_maml:QMAML", "an untrained Q-network, adapted", "reference", _JOINT_Q,
+        trains=False, action="discrete", lender="q-maml",
     ),
     "rl2": Entry(
         "memory.rl2:RL2", "learn inside a memory, PPO over trials", "Duan et al. 2016"

@@ -284,14 +284,17 @@ def _score(
         own_length = stages == own if in_trial else own == 1
         known = split != "shifted" and own_length
         optimum = env.optimum(batch) if known else None
-        # Known methods are scored on the very same tasks, an episode a stage.
+        # Known methods are scored on the very same tasks: where a stage is an episode, in it, else
+        # in the one after as many as the method had seen.
+        seen = list(range(stages)) if in_trial or by_episode else curve.episodes_seen
         scores = {}
-        if with_known and (in_trial or by_episode):
-            scores = env.references(batch, stages, generator(seed, "references"))
+        if with_known:
+            scores = env.references(batch, seen[-1] + 1, generator(seed, "references"))
+            scores = {k: v[:, seen] for k, v in scores.items()}
     finally:
         env.close()
-    seen = curve.episodes_seen, curve.env_steps_seen
-    references = {k: Curve(v.cpu().double().numpy(), None, *seen) for k, v in scores.items()}
+    met = curve.episodes_seen, curve.env_steps_seen
+    references = {k: Curve(v.cpu().double().numpy(), None, *met) for k, v in scores.items()}
     ids, size = batch.id.cpu().numpy(), env.spec.tasks_of(split)
     small = {k: v[:1000].tolist() for k, v in batch.params.items() if v[0].numel() <= 8}
     return {

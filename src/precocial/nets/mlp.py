@@ -80,6 +80,16 @@ def orthogonal_layers(sizes: Sequence[int], last_gain: float, rng: torch.Generat
     return params
 
 
+def outputs(
+    params: Params, obs: Float[Tensor, "*b o"], activation: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "*b a"]:
+    """A perceptron's: ``obs`` is (B, O) with shared parameters, (N, ..., O) with stacked ones."""
+    stacked = params["bias_0"].ndim == 2
+    # (N, ..., O) -> (N, B, O)
+    h = perceptron(params, obs.flatten(1, -2) if stacked and obs.ndim > 3 else obs, activation)
+    return h.reshape(*obs.shape[:-1], h.shape[-1])
+
+
 def action_dist(
     params: Params,
     obs: Float[Tensor, "*b o"],
@@ -89,14 +99,11 @@ def action_dist(
 
     ``obs`` is (B, O) with shared parameters, (N, ..., O) with stacked ones.
     """
-    stacked = params["bias_0"].ndim == 2
-    # (N, ..., O) -> (N, B, O)
-    h = perceptron(params, obs.flatten(1, -2) if stacked and obs.ndim > 3 else obs, activation)
-    out = h.reshape(*obs.shape[:-1], h.shape[-1])
+    out = outputs(params, obs, activation)
     if "log_std" not in params:
         return {"logits": torch.log_softmax(out, -1)}
     log_std = params["log_std"].clamp(min=MIN_LOG_STD)
-    if stacked:  # (N, A) -> (N, 1, ..., A)
+    if params["bias_0"].ndim == 2:  # (N, A) -> (N, 1, ..., A)
         log_std = log_std.reshape(log_std.shape[0], *(1,) * (out.ndim - 2), out.shape[-1])
     return {"mean": out, "log_std": log_std.expand_as(out)}
 
@@ -145,9 +152,13 @@ class Policy(nn.Module):
 
     def dist(self, params: Params, obs: Float[Tensor, "*b o"]) -> Dist:
         """Action distribution at ``obs``: (B, O) with shared weights, (N, ..., O) with stacked."""
-        if self.normalize_obs:
-            obs = ((obs - self.obs_mean) * (self.obs_var + 1e-8).rsqrt()).clamp(-10, 10)
-        return action_dist(params, obs, self.activation)
+        return action_dist(params, self.normalised(obs), self.activation)
+
+    def normalised(self, obs: Float[Tensor, "*b o"]) -> Float[Tensor, "*b o"]:
+        """Of mean 0 and deviation 1, where that was asked for."""
+        if not self.normalize_obs:
+            return obs
+        return ((obs - self.obs_mean) * (self.obs_var + 1e-8).rsqrt()).clamp(-10, 10)
 
     @torch.no_grad()
     def update_statistics(self, obs: Float[Tensor, "*b o"]) -> None:
@@ -158,3 +169,19 @@ class Policy(nn.Module):
         merged = merge_moments(*moments, obs.reshape(-1, obs.shape[-1]))
         for kept, new in zip(moments, merged, strict=True):
             kept.copy_(new)
+
+
+class QNetwork(Policy):
+    """Values of actions, and the policy that does the best of them but with chance epsilon any."""
+
+    epsilon = 1.0
+
+    def values(self, params: Params, obs: Float[Tensor, "*b o"]) -> Float[Tensor, "*b a"]:
+        """Q(s, .) at ``obs``, as ``Policy.dist``."""
+        return outputs(params, self.normalised(obs), self.activation)
+
+    def dist(self, params: Params, obs: Float[Tensor, "*b o"]) -> Dist:
+        """Epsilon-greedy."""
+        q = self.values(params, obs)
+        best = torch.nn.functional.one_hot(q.argmax(-1), q.shape[-1]).to(q)
+        return {"logits": (best * (1 - self.epsilon) + self.epsilon / q.shape[-1]).log()}

@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from precocial.ops.params import sgd_step
+from precocial.ops.params import Rate, sgd_step
 from precocial.types import Params
 
 TaskLoss = Callable[[Params], Float[Tensor, " n"]]
 
 
-def inner_update(loss: TaskLoss, params: Params, lr: float, *, second_order: bool) -> Params:
+def inner_update(loss: TaskLoss, params: Params, lr: Rate, *, second_order: bool) -> Params:
     """Phi = theta - alpha grad L(theta) for every task (Finn et al. 2017, Eq. 1).
 
     With ``second_order`` the result can be differentiated through the gradient; without, the
@@ -30,13 +30,13 @@ def inner_update(loss: TaskLoss, params: Params, lr: float, *, second_order: boo
         return descend(loss(params), params, lr, second_order=second_order)
 
 
-def descend(loss: Float[Tensor, " n"], params: Params, lr: float, *, second_order: bool) -> Params:
+def descend(loss: Float[Tensor, " n"], params: Params, lr: Rate, *, second_order: bool) -> Params:
     """The same for a loss already computed from ``params``."""
     grads = torch.autograd.grad(loss.sum(), list(params.values()), create_graph=second_order)
     return sgd_step(params, dict(zip(params, grads, strict=True)), lr)
 
 
-def adapt(losses: Sequence[TaskLoss], theta: Params, lr: float, *, second_order: bool) -> Params:
+def adapt(losses: Sequence[TaskLoss], theta: Params, lr: Rate, *, second_order: bool) -> Params:
     """One inner update per loss, from theta (N, ...): phi as a function of theta."""
     for loss in losses:
         theta = inner_update(loss, theta, lr, second_order=second_order)

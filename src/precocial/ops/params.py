@@ -49,8 +49,12 @@ def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
-def sgd_step(params: Params, grads: Params, lr: float | Params) -> Params:
-    """Params - lr grads; ``lr`` is one number or one per parameter (Meta-SGD)."""
+Rate = float | Params
+"""Of a gradient step: one number, or one for each parameter (Meta-SGD)."""
+
+
+def sgd_step(params: Params, grads: Params, lr: Rate) -> Params:
+    """Params - lr grads."""
     if isinstance(lr, dict):
         return {k: p - lr[k] * grads[k] for k, p in params.items()}
     return {k: torch.add(p, grads[k], alpha=-lr) for k, p in params.items()}

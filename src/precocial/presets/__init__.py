@@ -22,7 +22,7 @@ BRANCHES: dict[str, Any] = {
 }  # fmt: skip
 PRESETS: Table = {pair: row for branch in BRANCHES.values() for pair, row in branch.PRESETS.items()}
 
-JOINT = ("multi-task", "oracle", "scratch")
+JOINT = ("multi-task", "oracle", "scratch", "q-multi-task", "q-scratch")
 """References that stand beside methods of every branch."""
 
 
@@ -42,8 +42,9 @@ def find(algo: str, env: str, name: str) -> Preset:
     if algo not in ALGOS:
         raise nearest(algo, list(ALGOS), "algorithm")
     branch = BRANCHES[ALGOS[algo].branch]
+    lender = ALGOS[algo].lender or branch.LENDER
     own = PRESETS.get((algo, env))
-    table = own or PRESETS.get((branch.LENDER, env), {})
+    table = own or PRESETS.get((lender, env), {})
     if name in table:
         preset = table[name]
     elif name == "default":
@@ -55,9 +56,9 @@ def find(algo: str, env: str, name: str) -> Preset:
     if preset.place:  # settings of another class: only the family's options carry over
         preset = Preset(env=preset.env)
     if algo in JOINT:
-        # Budgets are equal: all the episodes that MAML spends before and after adapting.
-        stages = 1 + preset.algo.get("inner_steps", 1)
-        num_tasks = preset.algo.get("num_tasks", ALGOS["maml"].config.num_tasks) * stages
+        # Budgets are equal: all the episodes that the lender spends before and after adapting.
+        theirs = vars(ALGOS[lender].config) | preset.algo
+        num_tasks = theirs["num_tasks"] * (1 + theirs.get("inner_steps", 1))
         preset = replace(preset, algo=preset.algo | {"inner_steps": 0, "num_tasks": num_tasks})
     return preset if ALGOS[algo].trains else replace(preset, iterations=0)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from precocial.statistics import TaskSample
 
-UPDATED = ("multi-task", "oracle", "scratch")
+UPDATED = ("multi-task", "oracle", "scratch", "q-multi-task", "q-scratch")
 """References that adapt by updates alone: through a trial of episodes they stay as they are."""
 REFERENCES = (*UPDATED, "domain-randomization")
 """Algorithms that others are compared with; they are not expected to gain from adapting."""

@@ -31,6 +31,8 @@ from precocial.algos.gradient.shared import (
     AdamUpdates,
     Batch,
     GradientConfig,
+    LearnedRatesConfig,
+    add_gradient,
     chunks,
     policy_losses,
 )
@@ -45,7 +47,7 @@ from precocial.types import Metrics, Params, TaskEnv, Tasks
 
 
 @dataclass(frozen=True)
-class MAMLConfig(GradientConfig):
+class MAMLConfig(GradientConfig, LearnedRatesConfig):
     """Settings of MAML."""
 
     first_order: bool = False
@@ -90,16 +92,16 @@ class MAML(AdamUpdates):
         return metrics
 
     def outer_loss(
-        self, theta: Params, supports: list[Batch], query: Batch, *, second_order: bool
+        self, meta: Params, supports: list[Batch], query: Batch, *, second_order: bool
     ) -> tuple[Tensor, Tensor]:
         """Surrogate on D' of the policies adapted from theta, and KL from those that acted.
 
         Returns:
             Loss and KL per task, each (N,).
         """
-        theta = expand(theta, query.obs.shape[0])
+        theta, lr = self.parts(meta)
         losses = policy_losses(self.policy, supports, self.cfg)
-        phi = adapt(losses, theta, self.cfg.inner_lr, second_order=second_order)
+        phi = adapt(losses, expand(theta, query.obs.shape[0]), lr, second_order=second_order)
         dist = self.policy.dist(phi, query.obs)
         lp = log_prob(dist, query.action)
         divergence = mean_of_each(kl(query.dist, dist))
@@ -110,26 +112,24 @@ class MAML(AdamUpdates):
         return loss, divergence
 
     def outer_gradient(
-        self, theta: Params, supports: list[Batch], query: Batch
+        self, meta: Params, supports: list[Batch], query: Batch
     ) -> tuple[Params, float]:
         """Meta-gradient of the mean outer loss over tasks, and the loss."""
         n = query.obs.shape[0]
-        total, value = {k: torch.zeros_like(p) for k, p in theta.items()}, 0.0
-        for i in chunks(query):
+        total, value = {k: torch.zeros_like(p) for k, p in meta.items()}, 0.0
+        for i in chunks(query, n):
             loss, _ = self.outer_loss(
-                theta, [s.select(i) for s in supports], query.select(i),
+                meta, [s.select(i) for s in supports], query.select(i),
                 second_order=not self.cfg.first_order,
             )  # fmt: skip
-            grads = torch.autograd.grad(loss.sum() / n, list(theta.values()))
-            for t, g in zip(total.values(), grads, strict=True):
-                t += g
+            add_gradient(total, loss.sum() / n, meta)
             value += float(loss.detach().sum()) / n
         return total, value
 
     def trust_region_step(self, supports: list[Batch], query: Batch) -> Metrics:
         """TRPO on the adapted policies as functions of theta (Schulman et al. 2015)."""
-        theta = self.policy.theta
-        gradient, loss = self.outer_gradient(theta, supports, query)
+        meta = self.meta
+        gradient, loss = self.outer_gradient(meta, supports, query)
         g = flatten(gradient)
         product = FisherProduct(self, supports, query)
         direction = conjugate_gradient(product, g, self.cfg.cg_iterations)
@@ -141,10 +141,10 @@ class MAML(AdamUpdates):
 
         @torch.no_grad()
         def evaluate(vector: Tensor) -> tuple[float, float]:
-            params = unflatten(vector, theta)
+            params = unflatten(vector, meta)
             total_loss = total_kl = 0.0
             n = query.obs.shape[0]
-            for i in chunks(query):
+            for i in chunks(query, n):
                 loss, divergence = self.outer_loss(
                     params, [s.select(i) for s in supports], query.select(i), second_order=False
                 )
@@ -152,10 +152,10 @@ class MAML(AdamUpdates):
                 total_kl += float(divergence.sum()) / n
             return total_loss, total_kl
 
-        start = flatten(theta).detach()
+        start = flatten(meta).detach()
         accepted, new_loss, new_kl = line_search(evaluate, start, full_step, loss, self.cfg.max_kl)
         with torch.no_grad():
-            for p, new in zip(theta.values(), unflatten(accepted, theta).values(), strict=True):
+            for p, new in zip(meta.values(), unflatten(accepted, meta).values(), strict=True):
                 p.copy_(new)
         moved = float((accepted - start).norm() / full_step.norm())
         return metrics | {
@@ -164,19 +164,17 @@ class MAML(AdamUpdates):
 
     def adam_steps(self, supports: list[Batch], query: Batch) -> Metrics:
         """Clipped surrogate for several epochs, or one plain policy-gradient step."""
-        theta, metrics = self.policy.theta, {}
+        metrics = {}
         for _ in range(self.cfg.outer_epochs if self.cfg.outer == "ppo" else 1):
-            gradient, loss = self.outer_gradient(theta, supports, query)
-            for k, p in theta.items():
-                p.grad = gradient[k]
-            self.optimizer.made.step()
+            gradient, loss = self.outer_gradient(self.meta, supports, query)
+            self.adam_step(gradient)
             norm = float(flatten(gradient).norm())
             metrics = {"loss/outer": loss, "loss/gradient_norm": norm}
         return metrics
 
 
 class FisherProduct:
-    """Fisher matrix of the adapted policies with respect to theta, times a vector.
+    """Fisher matrix of the adapted policies with respect to what is meta-learned, times a vector.
 
     Gauss-Newton form J' M J through the adaptation, J = d dist(phi(theta)) / d theta. The graph of
     J'w, linear in a dummy w, is built once; J v is its derivative with respect to w, so that every
@@ -187,20 +185,22 @@ class FisherProduct:
     def __init__(self, maml: MAML, supports: list[Batch], query: Batch) -> None:
         cfg, policy = maml.cfg, maml.policy
         self.damping, self.n = cfg.damping, query.obs.shape[0]
-        self.theta = policy.theta
+        self.meta = maml.meta
         self.parts = []
-        for i in chunks(query):
+        for i in chunks(query, self.n):
             # DiCE sums over whole episodes, which cannot be thinned.
             every = 1 if cfg.estimator == "dice" else cfg.fisher_every
             thin = [s.select(i, every) for s in supports]
             states = query.select(i, cfg.fisher_every).obs
-            theta = expand(self.theta, states.shape[0])
+            theta, lr = maml.parts(self.meta)
             losses = policy_losses(policy, thin, cfg)
-            phi = adapt(losses, theta, cfg.inner_lr, second_order=not cfg.first_order)
+            phi = adapt(
+                losses, expand(theta, states.shape[0]), lr, second_order=not cfg.first_order
+            )
             dist = policy.dist(phi, states)
             dummy = {k: torch.zeros_like(u, requires_grad=True) for k, u in dist.items()}
             pulled = torch.autograd.grad(
-                list(dist.values()), list(self.theta.values()), list(dummy.values()),
+                list(dist.values()), list(self.meta.values()), list(dummy.values()),
                 create_graph=True,
             )  # fmt: skip
             self.parts.append((dist, dummy, torch.cat([g.reshape(-1) for g in pulled])))
@@ -214,7 +214,7 @@ class FisherProduct:
             image = kl_hessian_product(values, dict(zip(dummy, pushed, strict=True)))
             states = next(iter(values.values())).shape[1]
             grads = torch.autograd.grad(
-                list(dist.values()), list(self.theta.values()), list(image.values()),
+                list(dist.values()), list(self.meta.values()), list(image.values()),
                 retain_graph=True,
             )  # fmt: skip
             total = total + torch.cat([g.reshape(-1) for g in grads]) / (states * self.n)

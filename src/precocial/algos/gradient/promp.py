@@ -25,6 +25,8 @@ from precocial.algos.gradient.shared import (
     AdamUpdates,
     Batch,
     GradientConfig,
+    LearnedRatesConfig,
+    add_gradient,
     chunks,
     surrogate,
 )
@@ -38,7 +40,7 @@ from precocial.types import Metrics, TaskEnv, Tasks
 
 
 @dataclass(frozen=True)
-class ProMPConfig(GradientConfig):
+class ProMPConfig(GradientConfig, LearnedRatesConfig):
     """Settings of ProMP."""
 
     outer_lr: float = 1e-3
@@ -76,25 +78,26 @@ class ProMP(AdamUpdates):
 
     def outer_step(self, supports: list[Batch], query: Batch) -> Metrics:
         """One Adam step on the clipped meta-objective with the inner KL penalty."""
-        n = query.obs.shape[0]
+        n, meta = query.obs.shape[0], self.meta
         clip_total = kl_total = 0.0
-        self.optimizer.made.zero_grad()
-        for i in chunks(query):
+        total = {k: torch.zeros_like(p) for k, p in meta.items()}
+        for i in chunks(query, n):
             clip, inner_kl = self.task_losses([s.select(i) for s in supports], query.select(i))
-            ((clip + self.cfg.inner_kl_coef * inner_kl).sum() / n).backward()
+            add_gradient(total, (clip + self.cfg.inner_kl_coef * inner_kl).sum() / n, meta)
             clip_total += float(clip.detach().sum()) / n
             kl_total += float(inner_kl.detach().sum()) / n
-        self.optimizer.made.step()
+        self.adam_step(total)
         return {"loss/outer": clip_total, "loss/inner_kl": kl_total}
 
     def task_losses(self, supports: list[Batch], query: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Clipped loss on D' and mean inner KL, each (N,)."""
-        phi = expand(self.policy.theta, query.obs.shape[0])
+        theta, lr = self.parts(self.meta)
+        phi = expand(theta, query.obs.shape[0])
         inner_kl = torch.zeros_like(query.advantage[:, 0])
         for support in supports:
             dist = self.policy.dist(phi, support.obs)
             inner_kl = inner_kl + mean_of_each(kl(support.dist, dist)) / len(supports)
             loss = surrogate(dist, support, self.cfg)
-            phi = descend(loss, phi, self.cfg.inner_lr, second_order=True)
+            phi = descend(loss, phi, lr, second_order=True)
         lp = log_prob(self.policy.dist(phi, query.obs), query.action)
         return ppo_clip_loss(lp, query.log_prob, query.advantage, self.cfg.clip_eps), inner_kl

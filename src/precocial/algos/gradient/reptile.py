@@ -30,7 +30,7 @@ from precocial.checks import at_least, in_range, positive
 from precocial.nets.mlp import Policy
 from precocial.ops.distributions import log_prob
 from precocial.ops.losses import ppo_clip_loss
-from precocial.ops.params import detach, restore
+from precocial.ops.params import Rate, detach, restore
 from precocial.ops.sums import total
 from precocial.types import Metrics, Params, TaskEnv, Tasks, UserError
 
@@ -67,8 +67,9 @@ class InnerOptimizer:
         self.policy, self.cfg = policy, cfg
         self.moments: dict[str, Any] | None = None
 
-    def __call__(self, params: Params, batch: Batch, lr: float) -> Params:
+    def __call__(self, params: Params, batch: Batch, lr: Rate) -> Params:
         """One inner update on one batch."""
+        assert isinstance(lr, float)  # none are learned
         phi = {k: p.detach().clone().requires_grad_() for k, p in params.items()}
         adam = self.cfg.inner_optimizer == "adam"
         optimizer = (torch.optim.Adam if adam else torch.optim.SGD)(list(phi.values()), lr=lr)
@@ -93,6 +94,17 @@ class InnerOptimizer:
         self.moments = state["moments"]
 
 
+@torch.no_grad()
+def interpolate(theta: Params, phi: Params, outer_lr: float) -> float:
+    """Theta moves to theta + epsilon mean_i (phi_i - theta), in place; how far it moved."""
+    change = 0.0
+    for name, p in theta.items():
+        step = outer_lr * (phi[name].mean(0) - p)
+        change += float(total(step.square()))
+        p.add_(step)
+    return change**0.5
+
+
 class Reptile(SampledUpdates):
     """First-order meta-learning by interpolation."""
 
@@ -101,14 +113,9 @@ class Reptile(SampledUpdates):
     def meta_update(self, env: TaskEnv, tasks: Tasks, rng: torch.Generator) -> Metrics:
         """One iteration of Algorithm 2."""
         stages = self.collect_stages(env, tasks, rng, query=False)
-        change = 0.0
-        with torch.no_grad():
-            for name, p in self.policy.theta.items():
-                step = self.cfg.outer_lr * (stages.phi[name].mean(0) - p)
-                change += float(total(step.square()))
-                p.add_(step)
+        change = interpolate(self.policy.theta, stages.phi, self.cfg.outer_lr)
         self.update_statistics(stages)
-        return stages.metrics() | {"loss/parameter_change": change**0.5}
+        return stages.metrics() | {"loss/parameter_change": change}
 
     def make_update(self) -> Update:
         """The inner optimiser of a new trial, with fresh moments."""

@@ -1,4 +1,4 @@
-"""What the policy-gradient meta-learners share: scoring data, one inner update, a learner.
+"""What the gradient-based meta-learners share: scoring data, one inner update, a learner.
 
 Everything carries the task axis N first. The inner step averages inside a task and never over
 tasks: losses come as (N,), and the gradient of their sum with respect to weights stacked (N, ...)
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -25,7 +25,7 @@ from precocial.ops.adam import Adam
 from precocial.ops.adaptation import TaskLoss, inner_update
 from precocial.ops.distributions import Dist, log_prob, mode, sample
 from precocial.ops.losses import dice_loss, likelihood_ratio_loss, policy_gradient_loss
-from precocial.ops.params import detach, expand
+from precocial.ops.params import Rate, detach, expand
 from precocial.ops.returns import first_episode_return, normalise, time_in_episode
 from precocial.ops.sums import mean
 from precocial.rollout import collect, lanes_diverged, stack_steps
@@ -46,19 +46,17 @@ ROWS_PER_CHUNK = 20_000
 
 
 @dataclass(frozen=True)
-class PolicyConfig:
-    """The policy and the data of one iteration."""
+class NetworkConfig:
+    """The network and the data of one iteration."""
 
     num_tasks: int = 40
     """Tasks per iteration (N, the meta-batch)."""
     episodes_per_task: int = 20
     """Parallel episodes per task and stage (E)."""
     hidden: tuple[int, ...] = (64, 64)
-    """Widths of the policy's hidden layers."""
+    """Widths of the hidden layers."""
     activation: Activation = "tanh"
     """Hidden activation."""
-    init_std: float = 1.0
-    """Initial standard deviation of a Gaussian policy, in policy units (+-1 spans the bounds)."""
     normalize_obs: bool = False
     """Normalise observations by running statistics of the training data."""
     inner_lr: float = 0.1
@@ -70,7 +68,6 @@ class PolicyConfig:
         """Refuse values without a meaning."""
         at_least(self, 1, "num_tasks", "episodes_per_task")
         in_range(self, 0, 1, "gamma")
-        positive(self, "init_std")
         if not (self.inner_lr >= 0 and math.isfinite(self.inner_lr)):
             raise UserError(f"--inner-lr is {self.inner_lr}; expected a number >= 0, e.g. 0.1")
         if self.hidden and min(self.hidden) < 1:
@@ -83,13 +80,65 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True)
-class GradientConfig(PolicyConfig):
-    """Settings that every policy-gradient meta-learner has."""
+class PolicyConfig(NetworkConfig):
+    """The same of a policy."""
+
+    init_std: float = 1.0
+    """Initial standard deviation of a Gaussian policy, in policy units (+-1 spans the bounds)."""
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        super().__post_init__()
+        positive(self, "init_std")
+
+
+@dataclass(frozen=True)
+class UpdatesConfig(NetworkConfig):
+    """Of a method that updates, whatever its network is."""
 
     inner_steps: int = 1
     """Inner updates in training (K), each on fresh samples."""
     adapt_lrs: tuple[float, ...] = ()
     """Rates of update 1, 2, 3, ... at test time, the last repeating; empty: inner_lr always."""
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        super().__post_init__()
+        at_least(self, 0, "inner_steps")
+        if any(not (lr >= 0 and math.isfinite(lr)) for lr in self.adapt_lrs):
+            raise UserError(f"--adapt-lrs are {self.adapt_lrs}; expected numbers >= 0")
+
+    def test_lr(self, update: int) -> float:
+        """Rate of test-time update 1, 2, 3, ..."""
+        if not self.adapt_lrs:
+            return self.inner_lr
+        return self.adapt_lrs[min(update, len(self.adapt_lrs)) - 1]
+
+
+@dataclass(frozen=True)
+class LearnedRatesConfig(UpdatesConfig):
+    """Of a method with a meta-gradient, which can also go to the inner rates."""
+
+    learn_lr: bool = False
+    """Learn one inner rate per parameter (Meta-SGD)."""
+    rates_lr: float = 0.03
+    """Adam's rate of their logarithms."""
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        super().__post_init__()
+        positive(self, "rates_lr")
+        if self.learn_lr:
+            positive(self, "inner_lr")
+            at_least(self, 1, "inner_steps")
+            if self.adapt_lrs:
+                raise UserError("--adapt-lrs beside --learn-lr: rates are learned; leave one out")
+
+
+@dataclass(frozen=True)
+class GradientConfig(UpdatesConfig, PolicyConfig):
+    """Settings that every policy-gradient meta-learner has."""
+
     estimator: Estimator = "likelihood-ratio"
     """Inner surrogate: likelihood-ratio (low variance, small bias), dice (unbiased) or
     log-likelihood (the common one, with a wrong Hessian; for comparison)."""
@@ -101,16 +150,7 @@ class GradientConfig(PolicyConfig):
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
         super().__post_init__()
-        at_least(self, 0, "inner_steps")
         in_range(self, 0, 1, "gae_lambda")
-        if any(not (lr >= 0 and math.isfinite(lr)) for lr in self.adapt_lrs):
-            raise UserError(f"--adapt-lrs are {self.adapt_lrs}; expected numbers >= 0")
-
-    def test_lr(self, update: int) -> float:
-        """Rate of test-time update 1, 2, 3, ..."""
-        if not self.adapt_lrs:
-            return self.inner_lr
-        return self.adapt_lrs[min(update, len(self.adapt_lrs)) - 1]
 
 
 class Batch(NamedTuple):
@@ -133,6 +173,11 @@ class Batch(NamedTuple):
     scale: Float[Tensor, "n 1 1"]
     """1 / standard deviation of the raw advantages (1 without normalisation), for DiCE."""
 
+    @property
+    def rows(self) -> int:
+        """Transitions of a task (B)."""
+        return self.advantage.shape[1]
+
     def select(self, index: slice, every: int = 1) -> Batch:
         """The tasks at ``index``; ``every`` > 1 keeps one transition in so many.
 
@@ -153,10 +198,20 @@ class Batch(NamedTuple):
 
 
 @runtime_checkable
+class Scored(Protocol):
+    """Scored data of one stage, whatever the losses are."""
+
+    @property
+    def rows(self) -> int: ...
+
+    def select(self, index: slice) -> Any: ...
+
+
+@runtime_checkable
 class Update(Protocol):
     """The inner update of one trial, values only."""
 
-    def __call__(self, params: Params, batch: Batch, lr: float) -> Params:
+    def __call__(self, params: Params, batch: Any, lr: Rate) -> Params:
         """Phi after one update with rate ``lr`` on ``batch``."""
         ...
 
@@ -166,16 +221,19 @@ class Update(Protocol):
 
 
 class GradientDescent:
-    """The inner update of MAML and ProMP; it has no state."""
+    """Plain gradient descent as the inner update; it has no state.
 
-    def __init__(self, policy: Policy, cfg: GradientConfig) -> None:
-        self.policy, self.cfg = policy, cfg
+    ``loss`` is that of data under parameters, one value per task.
+    """
 
-    def __call__(self, params: Params, batch: Batch, lr: float) -> Params:
+    def __init__(self, loss: Callable[[Any, Params], Float[Tensor, " n"]]) -> None:
+        self.loss = loss
+
+    def __call__(self, params: Params, batch: Scored, lr: Rate) -> Params:
         """One step on every task, a chunk of tasks at a time."""
         parts = []
-        for i in chunks(batch):
-            loss = partial(inner_loss, self.policy, batch.select(i), self.cfg)
+        for i in chunks(batch, len(next(iter(params.values())))):
+            loss = partial(self.loss, batch.select(i))
             part = {k: p[i] for k, p in params.items()}
             parts.append(inner_update(loss, part, lr, second_order=False))
         return {k: torch.cat([p[k] for p in parts]).detach() for k in params}
@@ -224,7 +282,7 @@ def surrogate(dist: Dist, batch: Batch, cfg: GradientConfig) -> Float[Tensor, " 
 
 
 def inner_loss(
-    policy: Policy, batch: Batch, cfg: GradientConfig, params: Params
+    policy: Policy, cfg: GradientConfig, batch: Batch, params: Params
 ) -> Float[Tensor, " n"]:
     """The surrogate as a function of the parameters."""
     return surrogate(policy.dist(params, batch.obs), batch, cfg)
@@ -232,15 +290,20 @@ def inner_loss(
 
 def policy_losses(policy: Policy, batches: list[Batch], cfg: GradientConfig) -> list[TaskLoss]:
     """The inner losses on each stage's data, as functions of the parameters."""
-    return [partial(inner_loss, policy, batch, cfg) for batch in batches]
+    return [partial(inner_loss, policy, cfg, batch) for batch in batches]
 
 
-def chunks(batch: Batch) -> Iterator[slice]:
-    """Slices that cover the tasks, each of about ``ROWS_PER_CHUNK`` transitions."""
-    n, rows = batch.advantage.shape
-    size = max(1, ROWS_PER_CHUNK // rows)
-    for start in range(0, n, size):
-        yield slice(start, min(start + size, n))
+def add_gradient(total: Params, loss: Tensor, meta: Params) -> None:
+    """Add the gradient of a loss to a running sum."""
+    for t, g in zip(total.values(), torch.autograd.grad(loss, list(meta.values())), strict=True):
+        t += g
+
+
+def chunks(batch: Scored, num: int) -> Iterator[slice]:
+    """Slices that cover ``num`` tasks, each of about ``ROWS_PER_CHUNK`` transitions."""
+    size = max(1, ROWS_PER_CHUNK // batch.rows)
+    for start in range(0, num, size):
+        yield slice(start, min(start + size, num))
 
 
 class Actor:
@@ -304,33 +367,35 @@ class GradientLearner(Recorder):
 
     def __init__(
         self,
-        policy: Policy,
-        params: Params,
+        method: SampledUpdates,
+        num_tasks: int,
         rng: torch.Generator,
-        cfg: GradientConfig,
-        update: Update,
-        horizon: int,
     ) -> None:
-        super().__init__(policy, params, rng)
-        self.cfg, self.update, self.horizon = cfg, update, horizon
+        frozen = copy.copy(method)
+        frozen.policy = copy.deepcopy(method.policy)
+        super().__init__(frozen.policy, expand(frozen.policy.theta, num_tasks), rng)
+        self.cfg, self.score, self.update = method.cfg, frozen.score, frozen.make_update()
+        self.rates = method.learned_rates()
         self.updates = 0
 
     def adapt(self) -> None:
         """One update on everything observed since the last."""
-        batch = score(self.take(), self.cfg, self.horizon)
+        batch = self.score(self.take())
         self.updates += 1
-        self.params = detach(self.update(self.params, batch, self.cfg.test_lr(self.updates)))
+        lr = self.rates or self.cfg.test_lr(self.updates)
+        self.params = detach(self.update(self.params, batch, lr))
 
     def state_dict(self) -> dict[str, Any]:
         """All it has learned and its normaliser; data not yet adapted to are left out."""
         return {
-            "params": dict(self.params), "updates": self.updates,
+            "params": dict(self.params), "updates": self.updates, "rates": self.rates,
             "policy": self.policy.state_dict(), "update": self.update.state_dict(),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue as the saved learner."""
         self.params, self.updates = dict(state["params"]), int(state["updates"])
+        self.rates = state["rates"]
         self.policy.load_state_dict(state["policy"])
         self.update.load_state_dict(state["update"])
 
@@ -339,7 +404,8 @@ class Stages(NamedTuple):
     """What one iteration collected: before adapting, after update 1, 2, ..."""
 
     rollouts: list[Rollout]
-    batches: list[Batch]
+    batches: list[Any]
+    """The same, scored."""
     phi: Params
     """The adapted parameters, one set per task."""
 
@@ -363,9 +429,12 @@ class PolicyMethod:
 
     def __init__(self, cfg: Any, spec: EnvSpec, rng: torch.Generator, device: str = "cpu") -> None:
         self.cfg, self.spec = cfg, spec
-        self.policy = Policy(
-            spec, cfg.hidden, cfg.activation, cfg.init_std, cfg.normalize_obs, rng
-        ).to(device)
+        self.policy = self.initial_policy(rng).to(device)
+
+    def initial_policy(self, rng: torch.Generator) -> Policy:
+        """An untrained one."""
+        cfg = self.cfg
+        return Policy(self.spec, cfg.hidden, cfg.activation, cfg.init_std, cfg.normalize_obs, rng)
 
     def networks(self) -> dict[str, Params]:
         """See ``Transferable``: the initial parameters."""
@@ -392,7 +461,7 @@ class PolicyMethod:
 class SampledUpdates(PolicyMethod):
     """A method whose K inner updates each take a batch of fresh episodes."""
 
-    cfg: GradientConfig
+    cfg: Any
 
     @property
     def num_stages(self) -> int:
@@ -400,27 +469,39 @@ class SampledUpdates(PolicyMethod):
         return self.cfg.inner_steps + 1
 
     def test_lrs(self, num_updates: int) -> list[float]:
-        """Rates of the updates at test time."""
+        """Rates of the updates at test time; of learned ones the geometric mean."""
+        if rates := self.learned_rates():
+            logs = torch.cat([r.log().flatten() for r in rates.values()])
+            return [float(logs.mean().exp())] * num_updates
         return [self.cfg.test_lr(k + 1) for k in range(num_updates)]
+
+    def learned_rates(self) -> Params:
+        """One inner rate for each parameter; nothing where they are not learned."""
+        return {}
+
+    def score(self, rollout: Rollout) -> Scored:
+        """What the losses read of a stage."""
+        return score(rollout, self.cfg, self.spec.horizon)
 
     def make_update(self) -> Update:
         """The inner update of a new trial: plain gradient descent."""
-        return GradientDescent(self.policy, self.cfg)
+        return GradientDescent(partial(inner_loss, self.policy, self.cfg))
 
     def collect_stages(
         self, env: TaskEnv, tasks: Tasks, rng: torch.Generator, *, query: bool = True
     ) -> Stages:
         """K times: roll out E episodes per task, adapt; then the query rollouts."""
-        update, rollouts, batches = self.make_update(), [], []
+        update, lr = self.make_update(), self.learned_rates() or self.cfg.inner_lr
+        rollouts, batches = [], []
         phi = expand(self.policy.theta, tasks.num)
         for k in range(self.cfg.inner_steps + query):
             actor = Actor(self.policy, phi, rng)
             rollouts.append(
                 collect(env, tasks, actor, self.cfg.episodes_per_task, self.spec.horizon, rng)
             )
-            batches.append(score(rollouts[-1], self.cfg, self.spec.horizon))
+            batches.append(self.score(rollouts[-1]))
             if k < self.cfg.inner_steps:
-                phi = update(phi, batches[-1], self.cfg.inner_lr)
+                phi = update(phi, batches[-1], lr)
         return Stages(rollouts, batches, phi)
 
     def update_statistics(self, stages: Stages) -> None:
@@ -430,26 +511,58 @@ class SampledUpdates(PolicyMethod):
 
     def learner(self, num_tasks: int, lanes: int, rng: torch.Generator) -> GradientLearner:
         """A learner on copies of parameters and statistics, with the test-time rates."""
-        frozen = copy.copy(self)
-        frozen.policy = copy.deepcopy(self.policy)
-        params = expand(frozen.policy.theta, num_tasks)
-        return GradientLearner(
-            frozen.policy, params, rng, self.cfg, frozen.make_update(), self.spec.horizon
-        )
+        return GradientLearner(self, num_tasks, rng)
 
 
 class AdamUpdates(SampledUpdates):
-    """``SampledUpdates`` with Adam as outer optimiser."""
+    """``SampledUpdates`` with Adam as outer optimiser; inner rates may be learned, too."""
 
     def __init__(self, cfg: Any, spec: EnvSpec, rng: torch.Generator, device: str = "cpu") -> None:
         super().__init__(cfg, spec, rng, device)
         self.optimizer = Adam(self.policy.parameters(), cfg.outer_lr)
+        self.log_rates = {
+            k: torch.full_like(p, math.log(cfg.inner_lr)).detach().requires_grad_()
+            for k, p in (self.policy.theta if cfg.learn_lr else {}).items()
+        }
+        self.rates_optimizer = Adam(self.log_rates.values(), cfg.rates_lr)
+
+    def learned_rates(self) -> Params:
+        """One for each parameter, where they are learned."""
+        return {k: p.detach().exp() for k, p in self.log_rates.items()}
+
+    @property
+    def meta(self) -> Params:
+        """All that is meta-learned: the parameters, and log rates as ``lr/NAME``."""
+        return self.policy.theta | {f"lr/{k}": p for k, p in self.log_rates.items()}
+
+    def parts(self, meta: Params) -> tuple[Params, Rate]:
+        """Theta and alpha of such parameters."""
+        theta = {k: p for k, p in meta.items() if not k.startswith("lr/")}
+        rates = {k: meta[f"lr/{k}"].exp() for k in self.log_rates}
+        return theta, rates or float(self.cfg.inner_lr)
+
+    def adam_step(self, gradient: Params, share: float = 1.0) -> None:
+        """On theta and on the log rates, each with ``share`` of its own rate."""
+        for k, p in self.meta.items():
+            p.grad = gradient[k]
+        for optimizer in (self.optimizer, *[self.rates_optimizer] * bool(self.log_rates)):
+            optimizer.made.param_groups[0]["lr"] = optimizer.lr * share
+            optimizer.made.step()
 
     def state_dict(self) -> dict[str, Any]:
         """Parameters, statistics and optimiser moments."""
-        return super().state_dict() | {"optimizer": self.optimizer.state_dict()}
+        state = super().state_dict() | {"optimizer": self.optimizer.state_dict()}
+        if self.log_rates:
+            state["log_rates"] = detach(self.log_rates)
+            state["rates_optimizer"] = self.rates_optimizer.state_dict()
+        return state
 
+    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse."""
         super().load_state_dict(state)
         self.optimizer.load_state_dict(state["optimizer"])
+        for name, p in self.log_rates.items():
+            p.copy_(state["log_rates"][name])
+        if self.log_rates:
+            self.rates_optimizer.load_state_dict(state["rates_optimizer"])

@@ -233,13 +233,43 @@ class FrozenLake(TensorTaskEnv):
     def references(
         self, tasks: Tasks, episodes: int, rng: torch.Generator
     ) -> dict[str, Float[Tensor, "n k"]]:
-        """Chances of success of uniform actions, and of whoever knows the map."""
+        """Chances of success of uniform actions, and of whoever knows the map; a planner's luck.
+
+        ``planner`` (simulated) knows all but the holes: it takes every cell for ice until it falls
+        through, and the best actions on what it believes.
+        """
         hole = tasks.params["hole"]
         chances = {
             "random": self.success_chance(hole, known=False),
             "known map": self.success_chance(hole, known=True),
         }
-        return {k: v.unsqueeze(-1).expand(-1, episodes) for k, v in chances.items()}
+        constant = {k: v.unsqueeze(-1).expand(-1, episodes) for k, v in chances.items()}
+        return constant | {"planner": self.plan(hole, episodes, rng)}
+
+    def plan(
+        self, hole: Bool[Tensor, "n c"], episodes: int, rng: torch.Generator
+    ) -> Float[Tensor, "n k"]:
+        """Which episodes reach the goal if a hole is avoided from the first fall on."""
+        table = outcomes(self.size, self.cfg.slippery, hole.device)
+        row = torch.arange(len(hole), device=hole.device)
+        believed, successes = torch.zeros_like(hole), []
+        for _ in range(episodes):
+            value = torch.zeros(hole.shape, device=hole.device)
+            best = []  # with 1, 2, ... steps left
+            for _ in range(self.spec.horizon):
+                value[:, -1] = 1.0
+                # Sooner is a little better, or it would tarry where there is time.
+                by_action = 0.999 * value.masked_fill(believed, 0.0)[:, table].mean(-1)
+                value = by_action.amax(-1)
+                best.append(by_action.argmax(-1))
+            cell = torch.zeros_like(row)
+            for action in reversed(best):
+                way = randint(0, table.shape[-1], row.shape, rng)
+                there = hole[row, cell] | (cell == self.num_cells - 1)
+                cell = torch.where(there, cell, table[cell, action[row, cell], way])
+            believed = believed | (one_hot(cell, self.num_cells).bool() & hole)
+            successes.append(cell == self.num_cells - 1)
+        return torch.stack(successes, -1).float()
 
     def success_chance(self, hole: Bool[Tensor, "n c"], *, known: bool) -> Float[Tensor, " n"]:
         """Exact chance to reach the goal in time: with the best actions, or with uniform ones."""

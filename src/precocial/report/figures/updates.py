@@ -46,10 +46,11 @@ def adaptation(members: Members) -> Chart:
         keys.append(Key(name, colour, "solid", name))
     last = max(s.stage for _, e in members for s in e.stages)
     places = decimals(s.score for _, e in members for s in e.stages)
-    for label, name, value in reference_lines(members):
+    for label, name, value, curve in reference_lines(members):
         dash = REFERENCE_DASHES.get(name, "longdash")
         data.append({
-            "x": [0, last], "y": rounded([value, value]), "mode": "lines", "name": label,
+            "x": list(range(len(curve))) if curve else [0, last],
+            "y": rounded(curve or [value, value]), "mode": "lines", "name": label,
             "line": {"color": "@muted", "width": 1.8, "dash": dash}, "legendgroup": label,
             "hovertemplate": "%{y}",
         })  # fmt: skip
@@ -79,20 +80,22 @@ def adaptation(members: Members) -> Chart:
     )  # fmt: skip
 
 
-def reference_lines(members: Members) -> list[tuple[str, str, float]]:
-    """(label, name, value) of each reference that is not a curve itself."""
+def reference_lines(members: Members) -> list[tuple[str, str, float, list[float]]]:
+    """(label, name, value, curve) of each reference; a known method that learns has a curve."""
     drawn = {group.algo for group, _ in members}
-    found: dict[tuple[str, float], str] = {}
+    found: dict[tuple[str, float], tuple[str, list[float]]] = {}
     for group, e in members:
         for name in {*e.references, *e.reference_curves} - drawn:
             if e.trial and name not in REFERENCES:
                 continue  # that is a total of the whole trial, not of one stage of it
-            value = reference_value(e, name)
+            value, curve = reference_value(e, name), e.reference_curves.get(name, [])
+            if name in REFERENCES or len({*curve}) == 1:
+                curve = []
             if math.isfinite(value):
-                found.setdefault((name, float(f"{value:.3g}")), group.label)
+                found.setdefault((name, float(f"{value:.3g}")), (group.label, curve))
     names = [name for name, _ in found]
     lines = [
-        (name if names.count(name) == 1 else f"{name} for {label}", name, value)
-        for (name, value), label in found.items()
+        (name if names.count(name) == 1 else f"{name} for {label}", name, value, curve)
+        for (name, value), (label, curve) in found.items()
     ]
     return sorted(lines, key=lambda line: -line[2])
