@@ -39,12 +39,24 @@ class HiddenSign(TensorTaskEnv):
         return action.squeeze(-1) * tasks["sign"]
 
 
-def curve(name, iterations, stages=2, **settings):
+class HiddenButton(HiddenSign):
+    """The same with two buttons for the two signs."""
+
+    action_kind = "discrete"
+    action_low, action_high = (), ()
+    action_dim = 2
+
+    def reward(self, state, action, next_state, tasks, rng):
+        return (2 * action - 1) * tasks["sign"]
+
+
+def curve(name, iterations, stages=2, family=HiddenSign, **settings):
     """(before, ..., after) on hidden-sign once meta-trained."""
-    env = HiddenSign(EnvConfig(), horizon=1)
+    env = family(EnvConfig(), horizon=1)
     cfg = replace(ALGOS[name].config, num_tasks=20, hidden=(16,), **settings)
     algo = build(cfg, env.spec, generator(0, "init"))
     for i in range(iterations):
+        algo.progress = i / iterations
         tasks = env.sample_tasks(20, "train", generator(0, "tasks", i))
         algo.meta_update(env, tasks, generator(0, "rollout", i))
     tasks = env.sample_tasks(40, "test", generator(0, "test"))
@@ -64,6 +76,18 @@ def test_adapting_beats_the_blind_ceiling(name, iterations, settings):
     before, after = curve(name, iterations, **settings)
     assert abs(before) < 0.15
     assert after > 0.5
+
+
+@pytest.mark.parametrize("name", ["q-maml", "q-fomaml", "q-reptile"])
+def test_values_learn_which_button_it_is(name):
+    before, *_, after = curve(name, 40, 4, HiddenButton, epsilon=0.5)
+    assert abs(before) < 0.15
+    assert after > 0.8
+
+
+def test_joint_values_cannot_know_the_button():
+    [before] = curve("q-multi-task", 40, 1, HiddenButton)
+    assert abs(before) < 0.15
 
 
 def test_joint_training_cannot_know_the_sign():

@@ -292,10 +292,12 @@ def distributions_of(maml, phi, query):
 
 
 @pytest.mark.parametrize("learn_lr", [False, True])
-def test_outer_gradient_equals_finite_differences(learn_lr, double):
+@pytest.mark.parametrize("adapt", ["all", "head", "body", "context"])
+def test_outer_gradient_equals_finite_differences(adapt, learn_lr, double):
     cfg = MAMLConfig(
-        num_tasks=2, episodes_per_task=3, hidden=(3,), inner_steps=3, learn_lr=learn_lr
-    )
+        num_tasks=2, episodes_per_task=3, hidden=(3,), inner_steps=3, learn_lr=learn_lr,
+        adapt=adapt, context_dim=2,
+    )  # fmt: skip
     maml, _, _, stages = support(2, cfg=cfg, horizon=4)
     maml.policy.double()
     *supports, query = stages.batches
@@ -312,6 +314,37 @@ def test_outer_gradient_equals_finite_differences(learn_lr, double):
     h = 1e-6
     slope = (loss(at + h * v) - loss(at - h * v)) / (2 * h)
     assert slope == pytest.approx(float(params.flatten(gradient) @ v), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("adapt", "moved"),
+    [
+        ("all", {"weight_0", "bias_0", "weight_1", "bias_1", "log_std"}),
+        ("head", {"weight_1", "bias_1", "log_std"}),
+        ("body", {"weight_0", "bias_0"}),
+        ("context", {"context"}),
+    ],
+)
+def test_an_update_moves_what_it_is_asked_to(adapt, moved, rng):
+    cfg = MAMLConfig(num_tasks=3, episodes_per_task=4, hidden=(5,), adapt=adapt, context_dim=2)
+    maml, env, tasks, _ = support(3, cfg=cfg)
+    learner = maml.learner(3, 4, rng)
+    before = dict(learner.params)
+    collect(env, tasks, learner, 4, 10, rng)
+    learner.adapt()
+    assert {k for k, p in learner.params.items() if not torch.equal(p, before[k])} == moved
+    assert {k.removeprefix("lr/") for k in maml.meta} == {*maml.policy.theta}
+    with_rates = MAML(replace(cfg, learn_lr=True), env.spec, rng)
+    assert {*with_rates.learned_rates()} == moved
+
+
+def test_a_trust_region_moves_learned_rates_too():
+    cfg = MAMLConfig(num_tasks=6, episodes_per_task=4, hidden=(5,), learn_lr=True)
+    maml, _, _, stages = support(6, cfg=cfg)
+    *supports, query = stages.batches
+    metrics = maml.trust_region_step(supports, query)
+    assert 0 < metrics["loss/kl"] <= cfg.max_kl
+    assert all(not torch.allclose(r, torch.tensor(0.1)) for r in maml.learned_rates().values())
 
 
 def test_trust_region_step_stays_within_the_limit_and_improves():
@@ -349,7 +382,7 @@ def test_every_algorithm_updates_saves_and_adapts(name, family, rng):
     collect(env, tasks, learner, 4, 8, rng)
     learner.adapt()
     assert learner.params["bias_0"].shape[0] == 3
-    assert not torch.equal(learner.params["bias_0"][0], learner.params["bias_0"][1])
+    assert any(not torch.equal(p[0], p[1]) for p in learner.params.values())
     assert torch.equal(theta, params.flatten(algo.policy.theta))  # training saw nothing of it
 
 

@@ -161,7 +161,7 @@ def test_box_actions_are_refused_by_what_to_use(name, rng):
         ({"td_lambda": 1.5}, "--td-lambda"), ({"explore": -1}, "--explore"),
         ({"epsilon": float("nan")}, "--epsilon"), ({"rates_lr": 0.0}, "--rates-lr"),
         ({"inner_lr": 0.0}, "--inner-lr"), ({"inner_steps": 0}, "--inner-steps"),
-        ({"adapt_lrs": (1.0,)}, "--learn-lr"),
+        ({"outer_epochs": 0}, "--outer-epochs"), ({"context_dim": 0}, "--context-dim"),
     ],
 )  # fmt: skip
 def test_settings_without_a_meaning_are_refused(fields, word):

@@ -77,6 +77,14 @@ ALGOS: dict[str, Entry] = {
         "gradient.maml:MAML", "MAML without the second derivative", "Finn et al. 2017",
         {"first_order": True},
     ),
+    "meta-sgd": Entry(
+        "gradient.maml:MAML", "MAML with a learned inner rate for each parameter",
+        "Li et al. 2017", {"learn_lr": True},
+    ),
+    "cavia": Entry(
+        "gradient.maml:MAML", "MAML that adapts a few context numbers alone",
+        "Zintgraf et al. 2019", {"adapt": "context", "inner_lr": 1.0},
+    ),
     "promp": Entry(
         "gradient.promp:ProMP", "proximal meta-policy search", "Rothfuss et al. 2019"
     ),

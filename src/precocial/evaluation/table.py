@@ -75,6 +75,8 @@ def evaluate(
         updates = None if episodes is None else episodes - 1
     elif episodes is not None:
         raise UserError(f"{plans[0].algo} learns by updates; leave --episodes out, try --updates 1")
+    elif adapt_lrs and getattr(plans[0].algo_config, "learn_lr", False):
+        raise UserError(f"the rates of this {plans[0].algo} were learned; leave --adapt-lrs out")
     for p in their_plans:
         require_comparable(p, plans[0], split)
     names = reference_names(others, their_plans, plans[0].algo)

@@ -20,6 +20,7 @@ from precocial.nets.initial import orthogonal
 from precocial.nets.products import ROWS, cut_up, rectified
 from precocial.ops.distributions import Dist
 from precocial.ops.moments import merge_moments
+from precocial.ops.params import expand
 from precocial.threads import alone
 from precocial.types import EnvSpec, Params
 
@@ -128,11 +129,14 @@ class Policy(nn.Module):
         init_std: float,
         normalize_obs: bool,
         rng: torch.Generator,
+        context_dim: int = 0,
     ) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[activation]
         self.normalize_obs = normalize_obs
-        sizes = (spec.obs_dim, *hidden, spec.action_dim)
+        self.context_dim = context_dim
+        """Numbers of a task's own that the network reads beside the observation."""
+        sizes = (spec.obs_dim + context_dim, *hidden, spec.action_dim)
         for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
             # Glorot-uniform, as in the reference implementations of MAML and ProMP.
             bound = math.sqrt(6 / (fan_in + fan_out))
@@ -150,15 +154,27 @@ class Policy(nn.Module):
         """The parameters by name."""
         return dict(self.named_parameters())
 
+    def start(self, theta: Params, n: int) -> Params:
+        """What N tasks begin with: theta, and a context of zeros where there is one."""
+        phi = expand(theta, n)
+        if self.context_dim:
+            zeros = torch.zeros(n, self.context_dim).to(theta["bias_0"].detach())
+            phi["context"] = zeros.requires_grad_()  # a leaf, which updates differentiate
+        return phi
+
     def dist(self, params: Params, obs: Float[Tensor, "*b o"]) -> Dist:
         """Action distribution at ``obs``: (B, O) with shared weights, (N, ..., O) with stacked."""
-        return action_dist(params, self.normalised(obs), self.activation)
+        return action_dist(params, self.inputs(params, obs), self.activation)
 
-    def normalised(self, obs: Float[Tensor, "*b o"]) -> Float[Tensor, "*b o"]:
-        """Of mean 0 and deviation 1, where that was asked for."""
-        if not self.normalize_obs:
+    def inputs(self, params: Params, obs: Float[Tensor, "*b o"]) -> Float[Tensor, "*b i"]:
+        """Observations, of mean 0 and deviation 1 where that was asked for, and the context."""
+        if self.normalize_obs:
+            obs = ((obs - self.obs_mean) * (self.obs_var + 1e-8).rsqrt()).clamp(-10, 10)
+        if not self.context_dim:
             return obs
-        return ((obs - self.obs_mean) * (self.obs_var + 1e-8).rsqrt()).clamp(-10, 10)
+        context = params["context"]
+        context = context.view(len(context), *(1,) * (obs.ndim - 2), -1)
+        return torch.cat([obs, context.expand(*obs.shape[:-1], -1)], -1)
 
     @torch.no_grad()
     def update_statistics(self, obs: Float[Tensor, "*b o"]) -> None:
@@ -176,9 +192,22 @@ class QNetwork(Policy):
 
     epsilon = 1.0
 
+    def __init__(
+        self,
+        spec: EnvSpec,
+        hidden: tuple[int, ...],
+        activation: Activation,
+        normalize_obs: bool,
+        rng: torch.Generator,
+        context_dim: int = 0,
+    ) -> None:
+        super().__init__(spec, hidden, activation, 1.0, normalize_obs, rng, context_dim)
+        with torch.no_grad():  # no value is known yet
+            self.theta[f"weight_{len(hidden)}"].mul_(0.01)
+
     def values(self, params: Params, obs: Float[Tensor, "*b o"]) -> Float[Tensor, "*b a"]:
         """Q(s, .) at ``obs``, as ``Policy.dist``."""
-        return outputs(params, self.normalised(obs), self.activation)
+        return outputs(params, self.inputs(params, obs), self.activation)
 
     def dist(self, params: Params, obs: Float[Tensor, "*b o"]) -> Dist:
         """Epsilon-greedy."""

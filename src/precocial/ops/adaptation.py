@@ -32,8 +32,10 @@ def inner_update(loss: TaskLoss, params: Params, lr: Rate, *, second_order: bool
 
 def descend(loss: Float[Tensor, " n"], params: Params, lr: Rate, *, second_order: bool) -> Params:
     """The same for a loss already computed from ``params``."""
-    grads = torch.autograd.grad(loss.sum(), list(params.values()), create_graph=second_order)
-    return sgd_step(params, dict(zip(params, grads, strict=True)), lr)
+    names = list(lr if isinstance(lr, dict) else params)
+    moved = [params[k] for k in names]
+    grads = torch.autograd.grad(loss.sum(), moved, create_graph=second_order)
+    return sgd_step(params, dict(zip(names, grads, strict=True)), lr)
 
 
 def adapt(losses: Sequence[TaskLoss], theta: Params, lr: Rate, *, second_order: bool) -> Params:

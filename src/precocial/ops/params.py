@@ -50,11 +50,11 @@ def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
 
 
 Rate = float | Params
-"""Of a gradient step: one number, or one for each parameter (Meta-SGD)."""
+"""Of a gradient step: one number, or one for each parameter that is to move."""
 
 
 def sgd_step(params: Params, grads: Params, lr: Rate) -> Params:
-    """Params - lr grads."""
+    """Params - lr grads; where rates are one for each, parameters without one stay."""
     if isinstance(lr, dict):
-        return {k: p - lr[k] * grads[k] for k, p in params.items()}
+        return params | {k: params[k] - rate * grads[k] for k, rate in lr.items()}
     return {k: torch.add(p, grads[k], alpha=-lr) for k, p in params.items()}

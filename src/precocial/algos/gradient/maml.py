@@ -31,7 +31,7 @@ from precocial.algos.gradient.shared import (
     AdamUpdates,
     Batch,
     GradientConfig,
-    LearnedRatesConfig,
+    MetaGradientConfig,
     add_gradient,
     chunks,
     policy_losses,
@@ -40,14 +40,14 @@ from precocial.checks import at_least, in_range, positive
 from precocial.ops.adaptation import adapt
 from precocial.ops.distributions import kl, kl_hessian_product, log_prob
 from precocial.ops.losses import likelihood_ratio_loss, ppo_clip_loss
-from precocial.ops.params import expand, flatten, unflatten
+from precocial.ops.params import flatten, unflatten
 from precocial.ops.sums import dot, mean_of_each
 from precocial.ops.trust_region import conjugate_gradient, line_search
 from precocial.types import Metrics, Params, TaskEnv, Tasks
 
 
 @dataclass(frozen=True)
-class MAMLConfig(GradientConfig, LearnedRatesConfig):
+class MAMLConfig(GradientConfig, MetaGradientConfig):
     """Settings of MAML."""
 
     first_order: bool = False
@@ -101,7 +101,8 @@ class MAML(AdamUpdates):
         """
         theta, lr = self.parts(meta)
         losses = policy_losses(self.policy, supports, self.cfg)
-        phi = adapt(losses, expand(theta, query.obs.shape[0]), lr, second_order=second_order)
+        phi = self.policy.start(theta, query.obs.shape[0])
+        phi = adapt(losses, phi, lr, second_order=second_order)
         dist = self.policy.dist(phi, query.obs)
         lp = log_prob(dist, query.action)
         divergence = mean_of_each(kl(query.dist, dist))
@@ -194,9 +195,8 @@ class FisherProduct:
             states = query.select(i, cfg.fisher_every).obs
             theta, lr = maml.parts(self.meta)
             losses = policy_losses(policy, thin, cfg)
-            phi = adapt(
-                losses, expand(theta, states.shape[0]), lr, second_order=not cfg.first_order
-            )
+            phi = policy.start(theta, states.shape[0])
+            phi = adapt(losses, phi, lr, second_order=not cfg.first_order)
             dist = policy.dist(phi, states)
             dummy = {k: torch.zeros_like(u, requires_grad=True) for k, u in dist.items()}
             pulled = torch.autograd.grad(

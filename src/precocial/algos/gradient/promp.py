@@ -25,7 +25,7 @@ from precocial.algos.gradient.shared import (
     AdamUpdates,
     Batch,
     GradientConfig,
-    LearnedRatesConfig,
+    MetaGradientConfig,
     add_gradient,
     chunks,
     surrogate,
@@ -34,13 +34,12 @@ from precocial.checks import at_least, in_range, positive
 from precocial.ops.adaptation import descend
 from precocial.ops.distributions import kl, log_prob
 from precocial.ops.losses import ppo_clip_loss
-from precocial.ops.params import expand
 from precocial.ops.sums import mean_of_each
 from precocial.types import Metrics, TaskEnv, Tasks
 
 
 @dataclass(frozen=True)
-class ProMPConfig(GradientConfig, LearnedRatesConfig):
+class ProMPConfig(GradientConfig, MetaGradientConfig):
     """Settings of ProMP."""
 
     outer_lr: float = 1e-3
@@ -92,7 +91,7 @@ class ProMP(AdamUpdates):
     def task_losses(self, supports: list[Batch], query: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Clipped loss on D' and mean inner KL, each (N,)."""
         theta, lr = self.parts(self.meta)
-        phi = expand(theta, query.obs.shape[0])
+        phi = self.policy.start(theta, query.obs.shape[0])
         inner_kl = torch.zeros_like(query.advantage[:, 0])
         for support in supports:
             dist = self.policy.dist(phi, support.obs)

@@ -33,7 +33,7 @@ from torch import Tensor
 from precocial.algos.gradient.shared import (
     AdamUpdates,
     GradientDescent,
-    LearnedRatesConfig,
+    MetaGradientConfig,
     SampledUpdates,
     UpdatesConfig,
     add_gradient,
@@ -42,7 +42,7 @@ from precocial.algos.gradient.shared import (
 from precocial.checks import at_least, in_range, positive
 from precocial.nets.mlp import Activation, QNetwork
 from precocial.ops.adaptation import inner_update
-from precocial.ops.params import expand, flatten
+from precocial.ops.params import flatten
 from precocial.ops.returns import gae
 from precocial.ops.sums import mean_of_each
 from precocial.types import EnvSpec, Metrics, Params, Rollout, TaskEnv, Tasks, UserError
@@ -82,11 +82,11 @@ class QConfig(UpdatesConfig):
 
 
 @dataclass(frozen=True)
-class QMAMLConfig(QConfig, LearnedRatesConfig):
+class QMAMLConfig(QConfig, MetaGradientConfig):
     """Settings of ``q-maml``."""
 
     learn_lr: bool = True
-    """Learn one inner rate per parameter (Meta-SGD)."""
+    """Learn one inner rate per parameter (Meta-SGD), for every update, instead of adapt_lrs."""
     first_order: bool = False
     """Drop the second derivative (FOMAML)."""
     outer_lr: float = 5e-3
@@ -156,11 +156,8 @@ class QUpdates(SampledUpdates):
 
     def initial_policy(self, rng: torch.Generator) -> QNetwork:
         """Untrained values."""
-        cfg = self.cfg
-        network = QNetwork(self.spec, cfg.hidden, cfg.activation, 1.0, cfg.normalize_obs, rng)
-        with torch.no_grad():
-            network.theta[f"weight_{len(cfg.hidden)}"].mul_(0.01)
-        return network
+        cfg, rest = self.cfg, (self.cfg.normalize_obs, rng, self.context_dim)
+        return QNetwork(self.spec, cfg.hidden, cfg.activation, *rest)
 
     def score(self, rollout: Rollout) -> QBatch:
         """What the loss reads of a stage."""
@@ -214,7 +211,7 @@ class QMAML(QUpdates, AdamUpdates):
     def outer_loss(self, meta: Params, batches: list[QBatch]) -> Float[Tensor, " n"]:
         """Sum over updates of the loss on what the updated values made of the task."""
         theta, lr = self.parts(meta)
-        phi = expand(theta, len(batches[0].action))
+        phi = self.policy.start(theta, len(batches[0].action))
         losses = [partial(td_loss, self.policy, self.cfg, batch) for batch in batches]
         if not self.cfg.inner_steps:
             return losses[0](phi)

@@ -25,7 +25,7 @@ from precocial.ops.adam import Adam
 from precocial.ops.adaptation import TaskLoss, inner_update
 from precocial.ops.distributions import Dist, log_prob, mode, sample
 from precocial.ops.losses import dice_loss, likelihood_ratio_loss, policy_gradient_loss
-from precocial.ops.params import Rate, detach, expand
+from precocial.ops.params import Rate, detach
 from precocial.ops.returns import first_episode_return, normalise, time_in_episode
 from precocial.ops.sums import mean
 from precocial.rollout import collect, lanes_diverged, stack_steps
@@ -116,11 +116,17 @@ class UpdatesConfig(NetworkConfig):
 
 
 @dataclass(frozen=True)
-class LearnedRatesConfig(UpdatesConfig):
-    """Of a method with a meta-gradient, which can also go to the inner rates."""
+class MetaGradientConfig(UpdatesConfig):
+    """Of a method that differentiates through its updates."""
 
+    adapt: Literal["all", "head", "body", "context"] = "all"
+    """Parameters that an inner update moves: all, the last layer (ANIL) with the standard
+    deviation, all others, or the context alone (CAVIA)."""
+    context_dim: int = 5
+    """Numbers that the network reads beside the observation, 0 on every new task, for --adapt
+    context."""
     learn_lr: bool = False
-    """Learn one inner rate per parameter (Meta-SGD)."""
+    """Learn one inner rate per parameter (Meta-SGD), for every update, instead of adapt_lrs."""
     rates_lr: float = 0.03
     """Adam's rate of their logarithms."""
 
@@ -128,11 +134,10 @@ class LearnedRatesConfig(UpdatesConfig):
         """Refuse values without a meaning."""
         super().__post_init__()
         positive(self, "rates_lr")
+        at_least(self, 1, "context_dim")
         if self.learn_lr:
             positive(self, "inner_lr")
             at_least(self, 1, "inner_steps")
-            if self.adapt_lrs:
-                raise UserError("--adapt-lrs beside --learn-lr: rates are learned; leave one out")
 
 
 @dataclass(frozen=True)
@@ -373,16 +378,16 @@ class GradientLearner(Recorder):
     ) -> None:
         frozen = copy.copy(method)
         frozen.policy = copy.deepcopy(method.policy)
-        super().__init__(frozen.policy, expand(frozen.policy.theta, num_tasks), rng)
+        super().__init__(frozen.policy, frozen.policy.start(frozen.policy.theta, num_tasks), rng)
         self.cfg, self.score, self.update = method.cfg, frozen.score, frozen.make_update()
-        self.rates = method.learned_rates()
+        self.rates, self.rate = method.learned_rates(), frozen.rate
         self.updates = 0
 
     def adapt(self) -> None:
         """One update on everything observed since the last."""
         batch = self.score(self.take())
         self.updates += 1
-        lr = self.rates or self.cfg.test_lr(self.updates)
+        lr = self.rates or self.rate(self.cfg.test_lr(self.updates))
         self.params = detach(self.update(self.params, batch, lr))
 
     def state_dict(self) -> dict[str, Any]:
@@ -434,7 +439,15 @@ class PolicyMethod:
     def initial_policy(self, rng: torch.Generator) -> Policy:
         """An untrained one."""
         cfg = self.cfg
-        return Policy(self.spec, cfg.hidden, cfg.activation, cfg.init_std, cfg.normalize_obs, rng)
+        return Policy(
+            self.spec, cfg.hidden, cfg.activation, cfg.init_std, cfg.normalize_obs, rng,
+            self.context_dim,
+        )  # fmt: skip
+
+    @property
+    def context_dim(self) -> int:
+        """Numbers that a task has of its own beside the network."""
+        return 0
 
     def networks(self) -> dict[str, Params]:
         """See ``Transferable``: the initial parameters."""
@@ -479,6 +492,10 @@ class SampledUpdates(PolicyMethod):
         """One inner rate for each parameter; nothing where they are not learned."""
         return {}
 
+    def rate(self, lr: float) -> Rate:
+        """Of an update by a number."""
+        return lr
+
     def score(self, rollout: Rollout) -> Scored:
         """What the losses read of a stage."""
         return score(rollout, self.cfg, self.spec.horizon)
@@ -491,9 +508,9 @@ class SampledUpdates(PolicyMethod):
         self, env: TaskEnv, tasks: Tasks, rng: torch.Generator, *, query: bool = True
     ) -> Stages:
         """K times: roll out E episodes per task, adapt; then the query rollouts."""
-        update, lr = self.make_update(), self.learned_rates() or self.cfg.inner_lr
+        update, lr = self.make_update(), self.learned_rates() or self.rate(self.cfg.inner_lr)
         rollouts, batches = [], []
-        phi = expand(self.policy.theta, tasks.num)
+        phi = self.policy.start(self.policy.theta, tasks.num)
         for k in range(self.cfg.inner_steps + query):
             actor = Actor(self.policy, phi, rng)
             rollouts.append(
@@ -514,17 +531,39 @@ class SampledUpdates(PolicyMethod):
         return GradientLearner(self, num_tasks, rng)
 
 
+def adapted(names: list[str], which: str) -> list[str]:
+    """Those of a network's parameters that an inner update moves."""
+    if which in ("all", "context"):
+        return [k for k in names if which == "all" or k == "context"]
+    last = sum(k.startswith("weight_") for k in names) - 1
+    head = [f"weight_{last}", f"bias_{last}", "log_std"]
+    return [k for k in names if (k in head) == (which == "head")]
+
+
 class AdamUpdates(SampledUpdates):
     """``SampledUpdates`` with Adam as outer optimiser; inner rates may be learned, too."""
 
     def __init__(self, cfg: Any, spec: EnvSpec, rng: torch.Generator, device: str = "cpu") -> None:
         super().__init__(cfg, spec, rng, device)
         self.optimizer = Adam(self.policy.parameters(), cfg.outer_lr)
+        moved = {k: v[0] for k, v in self.policy.start(self.policy.theta, 1).items()}
+        self.moved = adapted(list(moved), cfg.adapt)
         self.log_rates = {
-            k: torch.full_like(p, math.log(cfg.inner_lr)).detach().requires_grad_()
-            for k, p in (self.policy.theta if cfg.learn_lr else {}).items()
+            k: torch.full_like(moved[k], math.log(cfg.inner_lr)).detach().requires_grad_()
+            for k in self.moved * cfg.learn_lr
         }
         self.rates_optimizer = Adam(self.log_rates.values(), cfg.rates_lr)
+
+    @property
+    def context_dim(self) -> int:
+        """CAVIA's."""
+        return self.cfg.context_dim if self.cfg.adapt == "context" else 0
+
+    def rate(self, lr: float) -> Rate:
+        """For the parameters that are to move."""
+        if self.cfg.adapt == "all":
+            return lr
+        return {k: torch.tensor(lr, device=self.policy.obs_mean.device) for k in self.moved}
 
     def learned_rates(self) -> Params:
         """One for each parameter, where they are learned."""
@@ -539,7 +578,7 @@ class AdamUpdates(SampledUpdates):
         """Theta and alpha of such parameters."""
         theta = {k: p for k, p in meta.items() if not k.startswith("lr/")}
         rates = {k: meta[f"lr/{k}"].exp() for k in self.log_rates}
-        return theta, rates or float(self.cfg.inner_lr)
+        return theta, rates or self.rate(self.cfg.inner_lr)
 
     def adam_step(self, gradient: Params, share: float = 1.0) -> None:
         """On theta and on the log rates, each with ``share`` of its own rate."""
