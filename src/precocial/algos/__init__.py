@@ -88,6 +88,10 @@ ALGOS: dict[str, Entry] = {
     "promp": Entry(
         "gradient.promp:ProMP", "proximal meta-policy search", "Rothfuss et al. 2019"
     ),
+    "gaussian-maml": Entry(
+        "gradient.gaussian_maml:GaussianMAML", "a Gaussian over parameters, a draw an episode",
+        "Finn et al. 2018",
+    ),
     "reptile": Entry(
         "gradient.reptile:Reptile", "interpolate towards adapted parameters", "Nichol et al. 2018"
     ),
