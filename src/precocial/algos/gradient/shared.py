@@ -431,6 +431,8 @@ class PolicyMethod:
     is_trial = False
     greedy = False
     progress = 0.0
+    network = "actor"
+    """What its network is to a run that begins from it."""
 
     def __init__(self, cfg: Any, spec: EnvSpec, rng: torch.Generator, device: str = "cpu") -> None:
         self.cfg, self.spec = cfg, spec
@@ -452,13 +454,13 @@ class PolicyMethod:
     def networks(self) -> dict[str, Params]:
         """See ``Transferable``: the initial parameters."""
         moments = {k: getattr(self.policy, f"obs_{k}") for k in ("mean", "var", "count")}
-        return {"actor": detach(self.policy.theta), "normaliser": moments}
+        return {self.network: detach(self.policy.theta), "normaliser": moments}
 
     @torch.no_grad()
     def begin_with(self, networks: dict[str, Params]) -> None:
         """See ``Transferable``."""
         for name, p in self.policy.theta.items():
-            p.copy_(networks["actor"][name])
+            p.copy_(networks[self.network][name])
         for name, value in networks["normaliser"].items():
             getattr(self.policy, f"obs_{name}").copy_(value)
 
