@@ -135,6 +135,8 @@ class MetaGradientConfig(UpdatesConfig):
         super().__post_init__()
         positive(self, "rates_lr")
         at_least(self, 1, "context_dim")
+        if self.adapt == "body" and not self.hidden:
+            raise UserError("--adapt is body, of which there is none without --hidden; try all")
         if self.learn_lr:
             positive(self, "inner_lr")
             at_least(self, 1, "inner_steps")
@@ -459,8 +461,12 @@ class PolicyMethod:
     @torch.no_grad()
     def begin_with(self, networks: dict[str, Params]) -> None:
         """See ``Transferable``."""
+        reads_context = self.policy.theta["weight_0"][self.spec.obs_dim :]
+        fresh = reads_context.clone()
         for name, p in self.policy.theta.items():
             p.copy_(networks[self.network][name])
+        # What the source did not have came as 0, from which no gradient leads away.
+        reads_context.copy_(torch.where(reads_context.any(1, keepdim=True), reads_context, fresh))
         for name, value in networks["normaliser"].items():
             getattr(self.policy, f"obs_{name}").copy_(value)
 
