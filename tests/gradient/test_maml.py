@@ -475,6 +475,21 @@ def test_a_diverged_step_has_no_advantage_and_is_counted():
     assert "train/lanes_diverged" not in stages.metrics()
 
 
+def test_a_learner_hears_of_diverged_steps_and_loads_a_file_without_rates(rng):
+    maml, env, tasks, _ = support(3)
+    learner = maml.learner(3, 4, rng)
+    obs, lost = env.reset(tasks, 4, rng), torch.eye(3, 4)
+    for _ in range(10):
+        step = env.step(action := learner.act(obs))
+        learner.observe(action, step._replace(info=step.info | {"diverged": lost}))
+        obs = step.obs
+    assert torch.equal(learner.take().diverged, lost.bool().unsqueeze(-1).expand(-1, -1, 10))
+    state = learner.state_dict()
+    del state["rates"]
+    learner.load_state_dict(state)
+    assert not learner.rates
+
+
 def test_scored_data_keep_episodes_together(rng):
     _, _, _, stages = support()
     batch = score(stages.rollouts[0], MAMLConfig(), 10)

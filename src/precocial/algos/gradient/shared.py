@@ -336,7 +336,7 @@ class Recorder(Actor):
     def __init__(self, policy: Policy, params: Params, rng: torch.Generator) -> None:
         super().__init__(policy, params, rng)
         self.steps: list[tuple[Tensor, ...]] = []
-        self.dists: list[Dist] = []
+        self.extras: list[dict[str, Tensor]] = []
 
     def act(self, obs: Float[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
         """As ``Actor``; remembers the observation."""
@@ -348,7 +348,7 @@ class Recorder(Actor):
         self.steps.append(
             (self.obs, action, step.reward, step.next_obs, step.terminated, step.truncated)
         )
-        self.dists.append(self.acted)
+        self.extras.append(self.acted | {f"info/{k}": v for k, v in step.info.items()})
 
     def take(self) -> Rollout:
         """Everything observed since the last call.
@@ -360,12 +360,12 @@ class Recorder(Actor):
             raise UserError(
                 "adapt() before any observe(); let the learner act for an episode first"
             )
-        rollout = stack_steps(self.steps, self.dists)
+        rollout = stack_steps(self.steps, self.extras)
         if not bool((rollout.terminated | rollout.truncated).flatten(1).any(1).all()):
             raise UserError(
                 "adapt() before any episode ended; let the learner act to its end first"
             )
-        self.steps, self.dists = [], []
+        self.steps, self.extras = [], []
         return rollout
 
 
@@ -402,7 +402,7 @@ class GradientLearner(Recorder):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue as the saved learner."""
         self.params, self.updates = dict(state["params"]), int(state["updates"])
-        self.rates = state["rates"]
+        self.rates = state.get("rates", {})  # older files have none
         self.policy.load_state_dict(state["policy"])
         self.update.load_state_dict(state["update"])
 
