@@ -9,6 +9,7 @@ from jaxtyping import Float  # noqa: F401  (annotations are checked while tests 
 
 from precocial.algos import ALGOS, build
 from precocial.algos.gradient.maml import MAML, FisherProduct, MAMLConfig
+from precocial.algos.gradient.reptile import ReptileConfig
 from precocial.algos.gradient.shared import (
     Batch,
     GradientConfig,
@@ -16,12 +17,14 @@ from precocial.algos.gradient.shared import (
     policy_losses,
     score,
 )
+from precocial.algos.transfer.begin import begin
+from precocial.algos.transfer.config import TransferConfig
 from precocial.envs.control.point_nav import PointNav, PointNavConfig
 from precocial.nets.mlp import Policy
 from precocial.ops import distributions, params
 from precocial.ops.adaptation import adapt, inner_update
 from precocial.rollout import collect
-from precocial.types import EnvSpec
+from precocial.types import EnvSpec, UserError
 
 # ---- an MDP small enough to enumerate ------------------------------------------------------
 
@@ -338,6 +341,29 @@ def test_an_update_moves_what_it_is_asked_to(adapt, moved, rng):
     assert {*with_rates.learned_rates()} == moved
 
 
+def test_a_body_without_hidden_layers_is_refused():
+    with pytest.raises(UserError, match=r"--adapt is body.*--hidden"):
+        MAMLConfig(hidden=(), adapt="body")
+
+
+def test_a_context_is_read_after_a_start_from_a_source_without_one(rng):
+    """Weights of 0 would be a saddle: no gradient reaches the context, so none reaches them."""
+    fields = {"num_tasks": 3, "episodes_per_task": 4, "hidden": (5,)}
+    env = PointNav(PointNavConfig(horizon=8))
+    source = MAML(MAMLConfig(**fields), env.spec, rng)
+    cavia = MAML(MAMLConfig(**fields, adapt="context", context_dim=2), env.spec, rng)
+    nets = {"actor": source.networks()["actor"], "normaliser": source.networks()["normaliser"]}
+    begin(cavia, TransferConfig(), {"nets": nets, "obs_dim": env.spec.obs_dim})
+    obs = torch.randn(3, 4, env.spec.obs_dim, generator=rng)
+    acts, would = (m.policy.dist(m.policy.start(m.policy.theta, 3), obs) for m in (cavia, source))
+    assert torch.allclose(acts["mean"], would["mean"], atol=1e-6)
+    assert (cavia.policy.theta["weight_0"][-2:] != 0).all()
+    kept = cavia.policy.theta["weight_0"].detach().clone()
+    again = MAML(cavia.cfg, env.spec, rng)
+    begin(again, TransferConfig(), {"nets": cavia.networks(), "obs_dim": env.spec.obs_dim})
+    assert torch.equal(again.policy.theta["weight_0"], kept)
+
+
 def test_a_trust_region_moves_learned_rates_too():
     cfg = MAMLConfig(num_tasks=6, episodes_per_task=4, hidden=(5,), learn_lr=True)
     maml, _, _, stages = support(6, cfg=cfg)
@@ -407,6 +433,12 @@ def test_reptile_moves_towards_the_mean_of_the_adapted_parameters(rng):
     assert torch.allclose(params.flatten(mean), params.flatten(algo.policy.theta), atol=1e-6)
 
 
+def test_reptile_takes_a_whole_number_as_its_rate(rng):
+    env = PointNav(PointNavConfig(horizon=8))
+    cfg = ReptileConfig(num_tasks=3, episodes_per_task=4, inner_lr=1)
+    build(cfg, env.spec, rng).meta_update(env, env.sample_tasks(3, "train", rng), rng)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_reptile_tasks_do_not_share_optimiser_state(optimizer, rng):
     env = PointNav(PointNavConfig(horizon=8))
@@ -441,6 +473,21 @@ def test_a_diverged_step_has_no_advantage_and_is_counted():
     seen = stages._replace(rollouts=[data, *stages.rollouts[1:]])
     assert seen.metrics()["train/lanes_diverged"] == 1
     assert "train/lanes_diverged" not in stages.metrics()
+
+
+def test_a_learner_hears_of_diverged_steps_and_loads_a_file_without_rates(rng):
+    maml, env, tasks, _ = support(3)
+    learner = maml.learner(3, 4, rng)
+    obs, lost = env.reset(tasks, 4, rng), torch.eye(3, 4)
+    for _ in range(10):
+        step = env.step(action := learner.act(obs))
+        learner.observe(action, step._replace(info=step.info | {"diverged": lost}))
+        obs = step.obs
+    assert torch.equal(learner.take().diverged, lost.bool().unsqueeze(-1).expand(-1, -1, 10))
+    state = learner.state_dict()
+    del state["rates"]
+    learner.load_state_dict(state)
+    assert not learner.rates
 
 
 def test_scored_data_keep_episodes_together(rng):

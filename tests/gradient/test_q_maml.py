@@ -149,6 +149,16 @@ def test_a_learner_of_learned_rates_goes_on_where_it_was_saved():
     assert q.test_lrs(2)[0] > ALGOS["q-maml"].config.inner_lr
 
 
+def test_values_are_no_policy_to_a_run_that_begins_from_them():
+    q, other = method(), method(td_lambda=0.0)
+    networks = q.networks()
+    assert {*networks} == {"q", "normaliser"}
+    with torch.no_grad():
+        other.policy.theta["weight_0"].zero_()
+    other.begin_with(networks)
+    assert torch.equal(other.policy.theta["weight_0"], q.policy.theta["weight_0"])
+
+
 @pytest.mark.parametrize("name", [n for n in ALGOS if n.startswith("q-") and n != "q-learning"])
 def test_box_actions_are_refused_by_what_to_use(name, rng):
     with pytest.raises(UserError, match=r"continuous actions.*try maml"):

@@ -27,7 +27,7 @@ Source = dict[str, Any]
 STARTS = {
     "actor": "policies: ppo, sac, maml, fomaml, promp, reptile, multi-task",
     "critic": "a critic of states: ppo",
-    "q": "a critic of actions: dqn, sac",
+    "q": "a critic of actions: dqn, q-maml, sac",
     "dynamics": "the same model-based method: grbal, rebal, mb-mpc, ...",
     "memory": "the same memory: rl2, domain-randomization, varibad, belief-oracle",
     "inference": "the same inference: varibad",

@@ -142,6 +142,7 @@ class QUpdates(SampledUpdates):
     cfg: QConfig
     policy: QNetwork
     greedy = True
+    network = "q"
 
     def __init__(
         self, cfg: QConfig, spec: EnvSpec, rng: torch.Generator, device: str = "cpu"

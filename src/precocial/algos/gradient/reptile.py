@@ -69,7 +69,7 @@ class InnerOptimizer:
 
     def __call__(self, params: Params, batch: Batch, lr: Rate) -> Params:
         """One inner update on one batch."""
-        assert isinstance(lr, float)  # none are learned
+        assert not isinstance(lr, dict)  # none are learned
         phi = {k: p.detach().clone().requires_grad_() for k, p in params.items()}
         adam = self.cfg.inner_optimizer == "adam"
         optimizer = (torch.optim.Adam if adam else torch.optim.SGD)(list(phi.values()), lr=lr)

@@ -135,6 +135,8 @@ class MetaGradientConfig(UpdatesConfig):
         super().__post_init__()
         positive(self, "rates_lr")
         at_least(self, 1, "context_dim")
+        if self.adapt == "body" and not self.hidden:
+            raise UserError("--adapt is body, of which there is none without --hidden; try all")
         if self.learn_lr:
             positive(self, "inner_lr")
             at_least(self, 1, "inner_steps")
@@ -334,7 +336,7 @@ class Recorder(Actor):
     def __init__(self, policy: Policy, params: Params, rng: torch.Generator) -> None:
         super().__init__(policy, params, rng)
         self.steps: list[tuple[Tensor, ...]] = []
-        self.dists: list[Dist] = []
+        self.extras: list[dict[str, Tensor]] = []
 
     def act(self, obs: Float[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
         """As ``Actor``; remembers the observation."""
@@ -346,7 +348,7 @@ class Recorder(Actor):
         self.steps.append(
             (self.obs, action, step.reward, step.next_obs, step.terminated, step.truncated)
         )
-        self.dists.append(self.acted)
+        self.extras.append(self.acted | {f"info/{k}": v for k, v in step.info.items()})
 
     def take(self) -> Rollout:
         """Everything observed since the last call.
@@ -358,12 +360,12 @@ class Recorder(Actor):
             raise UserError(
                 "adapt() before any observe(); let the learner act for an episode first"
             )
-        rollout = stack_steps(self.steps, self.dists)
+        rollout = stack_steps(self.steps, self.extras)
         if not bool((rollout.terminated | rollout.truncated).flatten(1).any(1).all()):
             raise UserError(
                 "adapt() before any episode ended; let the learner act to its end first"
             )
-        self.steps, self.dists = [], []
+        self.steps, self.extras = [], []
         return rollout
 
 
@@ -400,7 +402,7 @@ class GradientLearner(Recorder):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue as the saved learner."""
         self.params, self.updates = dict(state["params"]), int(state["updates"])
-        self.rates = state["rates"]
+        self.rates = state.get("rates", {})  # older files have none
         self.policy.load_state_dict(state["policy"])
         self.update.load_state_dict(state["update"])
 
@@ -431,6 +433,8 @@ class PolicyMethod:
     is_trial = False
     greedy = False
     progress = 0.0
+    network = "actor"
+    """What its network is to a run that begins from it."""
 
     def __init__(self, cfg: Any, spec: EnvSpec, rng: torch.Generator, device: str = "cpu") -> None:
         self.cfg, self.spec = cfg, spec
@@ -452,13 +456,17 @@ class PolicyMethod:
     def networks(self) -> dict[str, Params]:
         """See ``Transferable``: the initial parameters."""
         moments = {k: getattr(self.policy, f"obs_{k}") for k in ("mean", "var", "count")}
-        return {"actor": detach(self.policy.theta), "normaliser": moments}
+        return {self.network: detach(self.policy.theta), "normaliser": moments}
 
     @torch.no_grad()
     def begin_with(self, networks: dict[str, Params]) -> None:
         """See ``Transferable``."""
+        reads_context = self.policy.theta["weight_0"][self.spec.obs_dim :]
+        fresh = reads_context.clone()
         for name, p in self.policy.theta.items():
-            p.copy_(networks["actor"][name])
+            p.copy_(networks[self.network][name])
+        # What the source did not have came as 0, from which no gradient leads away.
+        reads_context.copy_(torch.where(reads_context.any(1, keepdim=True), reads_context, fresh))
         for name, value in networks["normaliser"].items():
             getattr(self.policy, f"obs_{name}").copy_(value)
 
