@@ -56,8 +56,8 @@ class QConfig(UpdatesConfig):
     """Tasks per iteration (N, the meta-batch)."""
     episodes_per_task: int = 10
     """Parallel lanes per task and stage, each a horizon long (E)."""
-    hidden: tuple[int, ...] = ()
-    """Widths of the hidden layers; none: values linear in the observation."""
+    hidden: tuple[int, ...] = (64,)
+    """Widths of the hidden layers; none: values linear in the observation, on cells a table."""
     activation: Activation = "relu"
     """Hidden activation."""
     inner_steps: int = 3
