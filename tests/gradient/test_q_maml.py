@@ -20,7 +20,8 @@ SPEC = EnvSpec("tiny", 3, "discrete", 2, (), (), 5, None, 0)
 
 
 def method(**fields):
-    cfg = QMAMLConfig(**{"num_tasks": 2, "episodes_per_task": 2, "inner_steps": 2} | fields)
+    small = {"num_tasks": 2, "episodes_per_task": 2, "inner_steps": 2, "hidden": ()}
+    cfg = QMAMLConfig(**small | fields)
     q = QMAML(cfg, SPEC, torch.Generator().manual_seed(1))
     with torch.no_grad():  # values of order one, so that nothing is near enough to 0 to be missed
         for p in q.policy.parameters():

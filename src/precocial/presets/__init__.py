@@ -55,6 +55,9 @@ def find(algo: str, env: str, name: str) -> Preset:
         return preset
     if preset.place:  # settings of another class: only the family's options carry over
         preset = Preset(env=preset.env)
+    if "inner_lr" in ALGOS[algo].settings:  # what it moves calls for rates of its own
+        theirs = {k: v for k, v in preset.algo.items() if k not in ("inner_lr", "adapt_lrs")}
+        preset = replace(preset, algo=theirs)
     if algo in JOINT:
         # Budgets are equal: all the episodes that the lender spends before and after adapting.
         theirs = vars(ALGOS[lender].config) | preset.algo
