@@ -41,7 +41,6 @@ def data(seed=0, n=2, e=2, t=5, ends=0.3):
     return QBatch(
         states[:, :, :-1].flatten(1, 2), torch.randint(0, 2, (n, e * t), generator=g),
         next_obs.flatten(1, 2), reward, terminated, ended & ~terminated,
-        torch.ones(n, e * t),
     )  # fmt: skip
 
 

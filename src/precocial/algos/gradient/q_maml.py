@@ -111,8 +111,6 @@ class QBatch(NamedTuple):
     reward: Float[Tensor, "n e t"]
     terminated: Bool[Tensor, "n e t"]
     truncated: Bool[Tensor, "n e t"]
-    weight: Float[Tensor, "n b"]
-    """0 where a simulation diverged."""
 
     @property
     def rows(self) -> int:
@@ -133,7 +131,7 @@ def td_loss(network: QNetwork, cfg: QConfig, batch: QBatch, params: Params) -> F
         ends = batch.terminated, batch.truncated
         y = now + gae(batch.reward, now, following, *ends, cfg.gamma, cfg.td_lambda)
     error = q.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1) - y.flatten(1)
-    return mean_of_each(error.square() * batch.weight) / 2
+    return mean_of_each(error.square()) / 2
 
 
 class QUpdates(SampledUpdates):
@@ -165,9 +163,7 @@ class QUpdates(SampledUpdates):
         obs, action, next_obs = (
             x.flatten(1, 2) for x in (rollout.obs, rollout.action, rollout.next_obs)
         )
-        weight = (~rollout.diverged).to(rollout.reward).flatten(1)
-        ends = rollout.terminated, rollout.truncated
-        return QBatch(obs, action, next_obs, rollout.reward, *ends, weight)
+        return QBatch(obs, action, next_obs, rollout.reward, rollout.terminated, rollout.truncated)
 
     def make_update(self) -> GradientDescent:
         """Gradient descent on temporal differences."""
@@ -216,7 +212,7 @@ class QMAML(QUpdates, AdamUpdates):
         losses = [partial(td_loss, self.policy, self.cfg, batch) for batch in batches]
         if not self.cfg.inner_steps:
             return losses[0](phi)
-        total = torch.zeros_like(batches[0].weight[:, 0])
+        total = torch.zeros_like(batches[0].reward[:, 0, 0])
         for support, query in zip(losses[:-1], losses[1:], strict=True):
             phi = inner_update(support, phi, lr, second_order=not self.cfg.first_order)
             total = total + query(phi)
