@@ -62,8 +62,8 @@ PRESETS: Table = {
         "paper": Preset(1001, {}, _SCALE),
     },
     ("maml", "tabular-mdp"): {"default": _TABULAR, "n10": _TABULAR},
-    ("q-maml", "frozen-lake"): {"default": Preset(500)},
-    ("q-reptile", "frozen-lake"): {"default": Preset(500)},
+    ("q-maml", "frozen-lake"): {"default": Preset(300)},
+    ("q-reptile", "frozen-lake"): {"default": Preset(300)},
     ("promp", "point-nav"): {"default": Preset(100, _NAV_FAST)},
     ("reptile", "point-nav"): {"default": Preset(100, _NAV_FAST)},
 }
