@@ -19,6 +19,7 @@ from precocial.algos import ALGOS, build
 from precocial.algos.gradient.online_maml import OnlineMAMLConfig
 from precocial.cli import main
 from precocial.envs import ENVS
+from precocial.presets import JOINT
 from precocial.runs import checkpoint
 from precocial.runs.folder import create_folder, load_algorithm, read_plan
 from precocial.runs.plan import plan
@@ -313,8 +314,22 @@ def test_every_pair_resolves_to_its_own_settings(algo, env):
     online = (algo, env) in {("maml", "bandit"), ("maml", "tabular-mdp")}
     assert isinstance(p.algo_config, OnlineMAMLConfig if online else type(ALGOS[algo].config))
     assert (p.run.iterations > 0) == ALGOS[algo].trains
-    if algo in ("multi-task", "oracle", "scratch"):
+    if algo in JOINT:
         assert p.algo_config.inner_steps == 0
+
+
+def test_a_variant_with_a_rate_of_its_own_keeps_it_beside_a_borrowed_preset():
+    maml, cavia = (plan(algo, "point-nav").algo_config for algo in ("maml", "cavia"))
+    assert maml.adapt_lrs and not cavia.adapt_lrs
+    assert cavia.inner_lr == ALGOS["cavia"].config.inner_lr != maml.inner_lr
+    assert cavia.num_tasks == maml.num_tasks
+
+
+def test_joint_values_spend_the_budget_of_q_maml():
+    q, joint = (plan(algo, "frozen-lake") for algo in ("q-maml", "q-multi-task"))
+    assert q.run.iterations == joint.run.iterations == 300
+    assert 4 * q.algo_config.num_tasks == joint.algo_config.num_tasks
+    assert not joint.algo_config.learn_lr
 
 
 def test_references_spend_the_budget_of_maml():

@@ -362,6 +362,22 @@ def test_known_map_is_value_iteration_on_gymnasium(rng):
         torch.testing.assert_close(known, value[0].expand(2, 3))
 
 
+def test_a_planner_of_lakes_learns_from_each_fall(rng):
+    """On firm ice it avoids what it met, so it fails at most once a hole and then no more."""
+    lake = FrozenLake(FrozenLakeConfig(size=4, hole_chance=0.3))
+    tasks = lake.sample_tasks(60, "test", rng)
+    holes = tasks.params["hole"]
+    done = lake.plan(holes, 16, rng)
+    assert (done[:, 1:] >= done[:, :-1]).all() and done[:, -1].all()
+    assert ((1 - done).sum(1) <= holes.sum(1)).all()
+    assert (done[~holes.any(1)] == 1).all()
+    slippery = FrozenLake(FrozenLakeConfig(size=4, slippery=True))
+    tasks = slippery.sample_tasks(400, "test", rng)
+    late = slippery.plan(tasks.params["hole"], 30, rng)[:, 20:].mean()
+    known = slippery.references(tasks, 1, rng)["known map"].mean()
+    assert late == pytest.approx(float(known), abs=0.04)
+
+
 def test_frozen_lake_references(rng):
     dry, wet = FrozenLake(), FrozenLake(FrozenLakeConfig(slippery=True))
     tasks = dry.sample_tasks(100, "test", rng)

@@ -7,8 +7,10 @@ import pytest
 
 import precocial
 from precocial.cli import main
+from precocial.envs.grid.frozen_lake import FrozenLake, FrozenLakeConfig
 from precocial.errors import UserError
 from precocial.evaluation.table import evaluate
+from precocial.seeding import generator
 
 SMALL = {
     "num_tasks": 2, "episodes_per_task": 2, "hidden": (4,), "iterations": 1, "eval_every": 0,
@@ -16,8 +18,8 @@ SMALL = {
 }  # fmt: skip
 
 
-def train(out, algo="maml", **settings):
-    return precocial.train(algo, "point-nav", out=out, **(SMALL | settings))
+def train(out, algo="maml", env="point-nav", **settings):
+    return precocial.train(algo, env, out=out, **(SMALL | settings))
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,24 @@ def test_references_of_two_settings_are_two(run, tmp_path):
     homes = [train(tmp_path / f"lr-{lr}", "fomaml", inner_lr=lr) for lr in (0.1, 0.2)]
     result = evaluate(run, tasks=2, references=homes, keep=False)
     assert {"fomaml", "fomaml (lr-0.2)"} <= set(result["reference_curves"])
+
+
+def test_known_methods_have_seen_as_many_episodes_as_what_they_stand_beside(tmp_path):
+    lake = train(
+        tmp_path / "lake", "q-maml", env_horizon=12, env_size=4, num_tasks=2, episodes_per_task=2,
+        env="frozen-lake",
+    )  # fmt: skip
+    result = evaluate(lake, tasks=30, updates=2, keep=False)
+    seen = [s["episodes_seen"] for s in result["stages"]]
+    assert seen[0] == 0 < seen[1] < seen[2]
+    env = FrozenLake(FrozenLakeConfig(size=4, horizon=12))
+    tasks = env.sample_tasks(30, "test", generator(0, "evaluation tasks", "test"))
+    alone = env.references(tasks, seen[-1] + 1, generator(0, "references"))["planner"]
+    planner = [s["return_mean"] for s in result["reference_curves"]["planner"]]
+    assert planner == pytest.approx([float(alone[:, k].mean()) for k in seen])
+    assert planner[0] < planner[-1]
+    with pytest.raises(UserError, match="rates of this q-maml were learned"):
+        evaluate(lake, tasks=2, adapt_lrs=(1.0,), keep=False)
 
 
 def test_train_tasks_are_the_same_for_run_and_reference(tmp_path):
