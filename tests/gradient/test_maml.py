@@ -153,13 +153,15 @@ def relative_error(estimator, horizon, steps, **kwargs):
 
 @pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("horizon", [1, 2, 3])
-def test_dice_equals_finite_differences_of_the_exact_objective(double, horizon, steps):
-    assert relative_error("dice", horizon, steps) < 1e-6
+@pytest.mark.parametrize("estimator", ["dice", "loaded-dice"])
+def test_dice_equals_finite_differences_of_the_exact_objective(double, estimator, horizon, steps):
+    assert relative_error(estimator, horizon, steps) < 1e-6
 
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_dice_is_exact_after_theta_has_moved(double, steps):
     assert relative_error("dice", 3, steps, moved=0.5) < 1e-6
+    assert relative_error("loaded-dice", 3, steps, moved=0.5) < 1e-6
     assert relative_error("likelihood-ratio", 1, steps, moved=0.5) < 1e-6
     assert relative_error("likelihood-ratio", 3, steps, moved=0.5) > 0.01
     assert relative_error("log-likelihood", 1, steps, moved=0.5) > 0.1

@@ -37,13 +37,19 @@ def dice_loss(
     first: Float[Tensor, "n e t"],
     gamma: float,
     scale: Float[Tensor, "n 1 1"],
+    *,
+    all_orders: bool = False,
 ) -> Float[Tensor, " n"]:
     """DiCE (Foerster et al. 2018, Eq. 6) with the baseline of their Eq. 8; all orders unbiased.
 
         L = -sum_t gamma^t [ box(a_0..t) r_t + (1 - box(a_t)) b_t ];   box = pi(...) / pi_old(...)
 
-    with sums over one episode. Where pi is the policy that sampled, this is their exp(x - stop(x));
-    anywhere else the expectation of L and all its derivatives are those of minus the return of pi.
+    with sums over one episode. Their baseline reduces the variance of first derivatives; with
+    ``all_orders`` it is weighed by box(a_0..t-1), too, which reduces that of all (Loaded DiCE,
+    Farquhar et al. 2019, https://arxiv.org/abs/1909.10549, with their lambda 1: the sum of
+    gamma^t [box(a_0..t) - box(a_0..t-1)] A_t, by parts). Where pi is the policy that sampled, box
+    is their exp(x - stop(x)); anywhere else the expectation of L and all its derivatives are those
+    of minus the return of pi.
 
     Args:
         log_prob: log pi(a_t|s_t) under the parameters to differentiate.
@@ -53,6 +59,7 @@ def dice_loss(
         first: 1 where step t opens an episode, else 0.
         gamma: Discount per step; counted from the episode's start.
         scale: Factor on a task's rewards and baseline, so that one inner rate suits many units.
+        all_orders: Let the baseline act on higher derivatives, too.
     """
     # (N, E, T) -> sums of log pi / pi_old over the episode so far, restarted at each opening.
     ratio = log_prob - old_log_prob
@@ -64,7 +71,8 @@ def dice_loss(
     # From a table: a vectorised power would round differently with the size of the batch.
     powers = gamma ** torch.arange(log_prob.shape[-1], device=reward.device, dtype=reward.dtype)
     discount = powers[steps - opening]
-    per_step = discount * scale * (past.exp() * reward + (1 - ratio.exp()) * value)
+    weight = (past - ratio).exp() if all_orders else 1.0
+    per_step = discount * scale * (past.exp() * reward + weight * (1 - ratio.exp()) * value)
     return mean_of_each(-per_step)
 
 

@@ -190,7 +190,7 @@ class FisherProduct:
         self.parts = []
         for i in chunks(query, self.n):
             # DiCE sums over whole episodes, which cannot be thinned.
-            every = 1 if cfg.estimator == "dice" else cfg.fisher_every
+            every = 1 if cfg.estimator.endswith("dice") else cfg.fisher_every
             thin = [s.select(i, every) for s in supports]
             states = query.select(i, cfg.fisher_every).obs
             theta, lr = maml.parts(self.meta)

@@ -40,7 +40,7 @@ from precocial.types import (
     UserError,
 )
 
-Estimator = Literal["likelihood-ratio", "dice", "log-likelihood"]
+Estimator = Literal["likelihood-ratio", "dice", "loaded-dice", "log-likelihood"]
 ROWS_PER_CHUNK = 20_000
 """Losses are differentiated for about this many transitions at a time, which bounds memory."""
 
@@ -147,8 +147,9 @@ class GradientConfig(UpdatesConfig, PolicyConfig):
     """Settings that every policy-gradient meta-learner has."""
 
     estimator: Estimator = "likelihood-ratio"
-    """Inner surrogate: likelihood-ratio (low variance, small bias), dice (unbiased) or
-    log-likelihood (the common one, with a wrong Hessian; for comparison)."""
+    """Inner surrogate: likelihood-ratio (low variance, small bias), dice (unbiased), loaded-dice
+    (with a baseline for all orders) or log-likelihood (the common one, with a wrong Hessian; for
+    comparison)."""
     gae_lambda: float = 1.0
     """GAE's lambda."""
     normalize_advantages: bool = True
@@ -280,9 +281,12 @@ def score(rollout: Rollout, cfg: GradientConfig, horizon: int) -> Batch:
 def surrogate(dist: Dist, batch: Batch, cfg: GradientConfig) -> Float[Tensor, " n"]:
     """What an inner step descends, one value per task, given the policy at the batch's states."""
     lp = log_prob(dist, batch.action)
-    if cfg.estimator == "dice":
+    if cfg.estimator in ("dice", "loaded-dice"):
         now, then = (x.reshape(batch.reward.shape) for x in (lp, batch.log_prob))
-        return dice_loss(now, then, batch.reward, batch.value, batch.first, cfg.gamma, batch.scale)
+        return dice_loss(
+            now, then, batch.reward, batch.value, batch.first, cfg.gamma, batch.scale,
+            all_orders=cfg.estimator == "loaded-dice",
+        )  # fmt: skip
     if cfg.estimator == "log-likelihood":
         return policy_gradient_loss(lp, batch.advantage)
     return likelihood_ratio_loss(lp, batch.log_prob, batch.advantage)
