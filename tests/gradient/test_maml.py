@@ -1,6 +1,7 @@
 """Meta-gradients: closed forms, finite differences of exact objectives, properties."""
 
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from jaxtyping import Float  # noqa: F401  (annotations are checked while tests run)
 
 from precocial.algos import ALGOS, build
+from precocial.algos.gradient.e_maml import EMAML, EMAMLConfig
 from precocial.algos.gradient.maml import MAML, FisherProduct, MAMLConfig
 from precocial.algos.gradient.reptile import ReptileConfig
 from precocial.algos.gradient.shared import (
@@ -104,7 +106,7 @@ def weighted_support(policy, phi, mdp, cfg, baseline=0.3):
     return Batch(
         flat(obs), flat(actions), policy.dist(phi, flat(obs)), flat(lp),
         flat(weight * (to_go - baseline)), weight * reward, (weight * baseline).expand_as(reward),
-        first, torch.ones(1, 1, 1),
+        first, torch.ones(1, 1, 1), torch.zeros(1),
     )  # fmt: skip
 
 
@@ -193,6 +195,72 @@ def test_bias_of_the_estimators_is_known_and_printed(double, capsys):
         assert likelihood > 0.01
         assert first_order > 0.01
         assert ratio < 1e-6 if horizon == 1 else ratio > 1e-4
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_credit_for_what_was_collected_makes_the_gradient_exact(double, steps):
+    """E-MAML of one episode an update: the sum over all that can happen, by finite differences."""
+    mdp, lr = TinyMDP(2, 0), 0.5
+    cfg = EMAMLConfig(inner_lr=lr, inner_steps=steps, hidden=(), gamma=1.0)
+    algo = EMAML(cfg, SPEC, torch.Generator().manual_seed(1))
+    algo.policy.double()
+    every = list(itertools.product(list(mdp.trajectories()), repeat=steps))
+
+    def batch(rows):
+        """One episode of each task."""
+        states, actions = (torch.tensor([r[i] for r in rows])[:, None] for i in (0, 1))
+        reward = mdp.reward[states, actions]
+        advantage = (reward.flip(-1).cumsum(-1).flip(-1) - 0.3).flatten(1)
+        obs = torch.nn.functional.one_hot(states, STATES).double().flatten(1, 2)
+        n, none = len(rows), torch.zeros_like(advantage)
+        return Batch(
+            obs, actions.flatten(1), {}, none, advantage, reward, reward, reward,
+            torch.ones(n, 1, 1), torch.zeros(n),
+        )  # fmt: skip
+
+    supports = [batch([trial[k] for trial in every]) for k in range(steps)]
+    world = torch.tensor([math.prod(r[2] for r in trial) for trial in every])
+
+    def pieces(theta):
+        """Return after the updates and log chance of the actions, of each trial."""
+        losses = policy_losses(algo.policy, supports, cfg)
+        phi = adapt(losses, params.expand(theta, len(every)), lr, second_order=True)
+        gains = [
+            mdp.expected_return(table(algo.policy, {k: v[n] for k, v in phi.items()}))
+            for n in range(len(every))
+        ]
+        return torch.stack(gains), 2 * algo.chance(theta, supports, second_order=True)
+
+    def exact(vector):
+        leaves = params.unflatten(vector, algo.policy.theta)
+        gains, chance = pieces({k: p.detach().requires_grad_() for k, p in leaves.items()})
+        return float((world * chance.exp() * gains).sum().detach())
+
+    theta = {k: p.detach().requires_grad_() for k, p in algo.policy.theta.items()}
+    gains, chance = pieces(theta)
+    ours = (world * chance.exp()).detach() * (gains + gains.detach() * chance)
+    gradient = params.flatten(
+        dict(zip(theta, torch.autograd.grad(ours.sum(), list(theta.values())), strict=True))
+    )
+    at = params.flatten(theta).detach()
+    v, h = torch.randn(len(at), generator=torch.Generator().manual_seed(5)), 1e-6
+    slope = (exact(at + h * v) - exact(at - h * v)) / (2 * h)
+    assert slope == pytest.approx(float(gradient @ v), rel=1e-6)
+
+
+def test_credit_is_of_the_return_above_that_of_other_tasks():
+    cfg = EMAMLConfig(num_tasks=6, episodes_per_task=4, hidden=(8, 8))
+    env, rng = PointNav(PointNavConfig(horizon=10)), torch.Generator().manual_seed(0)
+    algo = EMAML(cfg, env.spec, rng)
+    stages = algo.collect_stages(env, env.sample_tasks(6, "train", rng), rng)
+    *supports, query = stages.batches
+    earned = stages.rollouts[-1].reward.sum(2).mean(1)
+    others = (earned.sum() - earned) / 5
+    assert torch.allclose(query.above, (earned - others) * query.scale.flatten(), atol=1e-3)
+    plain = MAML.outer_loss(algo, algo.meta, supports, query, second_order=True)[0]
+    loss = algo.outer_loss(algo.meta, supports, query, second_order=True)[0]
+    acted = supports[0].log_prob.sum(1) / 10
+    assert torch.allclose(plain - loss, acted * query.above, atol=1e-3)
 
 
 # ---- quadratic losses -----------------------------------------------------------------------

@@ -85,6 +85,10 @@ ALGOS: dict[str, Entry] = {
         "gradient.maml:MAML", "MAML that adapts a few context numbers alone",
         "Zintgraf et al. 2019", {"adapt": "context", "inner_lr": 1.0},
     ),
+    "e-maml": Entry(
+        "gradient.e_maml:EMAML", "MAML with credit for what it collects before adapting",
+        "Stadie et al. 2018",
+    ),
     "promp": Entry(
         "gradient.promp:ProMP", "proximal meta-policy search", "Rothfuss et al. 2019"
     ),

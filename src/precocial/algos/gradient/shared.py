@@ -180,6 +180,8 @@ class Batch(NamedTuple):
     """1 where an episode opens."""
     scale: Float[Tensor, "n 1 1"]
     """1 / standard deviation of the raw advantages (1 without normalisation), for DiCE."""
+    above: Float[Tensor, " n"]
+    """What a lane earns on average, less the mean of the other tasks, times scale, for E-MAML."""
 
     @property
     def rows(self) -> int:
@@ -201,7 +203,7 @@ class Batch(NamedTuple):
         return Batch(
             thin(self.obs), thin(self.action), {k: thin(v) for k, v in self.dist.items()},
             thin(self.log_prob), thin(self.advantage), self.reward[index], self.value[index],
-            self.first[index], self.scale[index],
+            self.first[index], self.scale[index], self.above[index],
         )  # fmt: skip
 
 
@@ -272,9 +274,11 @@ def score(rollout: Rollout, cfg: GradientConfig, horizon: int) -> Batch:
     dist = {k: rollout.extra[k].flatten(1, 2) for k in names}
     action = rollout.action.flatten(1, 2)
     time = time_in_episode(rollout.terminated | rollout.truncated)
+    earned = reward.sum(2).mean(1)
+    above = (earned - earned.mean()) * n / max(n - 1, 1) * scale.flatten()
     return Batch(
         rollout.obs.flatten(1, 2), action, dist, log_prob(dist, action), advantage.flatten(1),
-        reward, value, (time == 0).to(value.dtype), scale,
+        reward, value, (time == 0).to(value.dtype), scale, above,
     )  # fmt: skip
 
 
