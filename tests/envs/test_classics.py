@@ -13,6 +13,7 @@ from precocial.envs.classic.harlow import CONTRAST, Harlow, HarlowConfig
 from precocial.envs.classic.tabular_mdp import TabularMDP, TabularMDPConfig
 from precocial.envs.classic.two_step import TwoStep, TwoStepConfig, stay_probability
 from precocial.envs.control.point_nav import PointNav
+from precocial.envs.control.point_nav_corners import CORNERS, PointNavCorners, PointNavCornersConfig
 from precocial.ops import bandit_policies
 from precocial.ops.bandits import bayes_optimum
 from precocial.ops.tabular import value_iteration
@@ -557,3 +558,37 @@ def test_an_informed_two_step_policy_scores_its_expectation(rng):
 def test_values_without_a_meaning_are_refused(config, options, message):
     with pytest.raises(UserError, match=message):
         config(**options)
+
+
+# ---- four corners ---------------------------------------------------------------------------
+
+
+def test_corners_pay_within_their_radius_and_count_at_the_last_step(rng):
+    env = PointNavCorners(PointNavCornersConfig(horizon=20))
+    tasks = env.sample_tasks(8, "test", rng)
+    goal = tasks.params["goal"]
+    assert sorted(map(tuple, goal.tolist())) == sorted([*CORNERS, *CORNERS])
+    assert torch.equal(torch.tensor(CORNERS)[tasks.id], goal)
+    obs = env.reset(tasks, 5, rng)
+    assert obs.abs().max() <= 0.2 and obs.abs().max() > 0.1
+    for time in range(1, 21):
+        before = obs
+        toward = goal.unsqueeze(1) - before
+        step = env.step(toward / 0.2)
+        left = (goal.unsqueeze(1) - step.next_obs).norm(dim=-1)
+        assert torch.allclose(step.reward, (1 - left).clamp(min=0), atol=1e-6)
+        assert torch.allclose(step.next_obs - before, toward.clamp(-0.2, 0.2), atol=1e-6)
+        assert step.info["success"].eq(float(time == 20)).all()
+        assert step.truncated.eq(time == 20).all() and not step.terminated.any()
+        obs = step.obs
+    assert (obs.abs() <= 0.2).all()
+
+
+def test_whoever_always_goes_to_one_corner_earns_a_quarter(rng):
+    env = PointNavCorners()
+    scores = env.references(env.sample_tasks(4, "test", rng), 50, rng)
+    known, one = (scores[k] for k in ("known corner", "always one corner"))
+    assert known.min() > 80 and known.max() < 95
+    assert one.sum() == pytest.approx(float(known.mean(0).sum()), rel=0.02)
+    with pytest.raises(UserError, match="--env-radius is 9"):
+        PointNavCornersConfig(radius=9)

@@ -57,6 +57,10 @@ ENVS: dict[str, Family] = {
         "control.point_nav:PointNav", "reach a hidden goal on a plane",
         "box 2", "box 2", "Finn et al. 2017",
     ),
+    "point-nav-corners": Family(
+        "control.point_nav_corners:PointNavCorners", "find which of four corners has the reward",
+        "box 2", "box 2", "Rothfuss et al. 2019",
+    ),
     "point-robot": Family(
         "control.point_robot:PointRobot", "go to a hidden goal on a plane, from anywhere",
         "box 2", "box 2", "Rakelly et al. 2019",

@@ -85,7 +85,8 @@ class Point(TensorTaskEnv):
         state = self.initial(lanes, params, rng)
         total = torch.zeros(lanes, device=rng.device)
         for time in range(self.spec.horizon):
-            velocity = action(state["position"], time).clamp(-0.1, 0.1)
+            top = self.action_high[0]
+            velocity = action(state["position"], time).clamp(-top, top)
             following = self.transition(state, velocity, params, rng)
             total = total + self.reward(state, velocity, following, params, rng)
             state = following
