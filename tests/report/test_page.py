@@ -164,6 +164,19 @@ def test_a_curve_that_falls_is_said(tmp_path):
     assert "the return is best after 1 update and falls from there" in report(tmp_path, run)
 
 
+def test_a_return_that_is_a_success_is_to_be_read_as_one(tmp_path):
+    hits = np.array([[0.0, 0.0, 1.0, 0.0], [1.0, 1.0, 0.0, 1.0]]).T[None]  # (1, 4 tasks, 2 stages)
+    run = make_run(tmp_path / "a", levels=(0.25, 0.75))
+    for name, rates in (("said", (0.25, 0.75)), ("other", (0.5, 0.9))):
+        document = evaluation("maml", "point-nav", hits)
+        for stage, rate in zip(document["stages"], rates, strict=True):
+            stage["success_rate"] = rate
+        keep(run, document)
+        text = str(Text(report(tmp_path, run)))
+        assert f"success {rates[0]:.0%}".replace("%", " %") in text
+        assert ("read success" in text) == (name == "said")
+
+
 def test_nothing_but_a_config(tmp_path):
     run = make_run(tmp_path / "a", rows=0)
     text = str(Text(report(tmp_path, run)))

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+import numpy as np
+
 from precocial.report.evaluations import REFERENCES, Evaluation
 from precocial.report.figures.chart import NUM_COLOURS, reference_value, tasks_phrase
 from precocial.report.figures.tasks import gains
@@ -51,7 +53,7 @@ def _outcome(e: Evaluation) -> str:
     last = e.stages[-1]
     if not e.by_episode:
         after = f"after {plural(last.stage, e.unit)}" if last.stage else "without adapting"
-        return f"return {after}, "
+        return f"return {after}{_success(e)}, "
     words = "mean return"
     words += f", first and last of {last.stage + 1} episodes" if last.stage else " of an episode"
     if e.trial:
@@ -62,10 +64,16 @@ def _outcome(e: Evaluation) -> str:
         words += f"; model error {number(error.unadapted[0])}"
         changed = f" → {number(error.adapted[0])} by adapting"
         words += changed if error.adapts else ", does not adapt"
-    if e.stages[0].success is not None and last.success is not None:
-        first = f"{percent(e.stages[0].success)} → " if last.stage else ""
-        words += f"; success {first}{percent(last.success)}"
-    return f"{words}; "
+    return f"{words}{_success(e)}; "
+
+
+def _success(e: Evaluation) -> str:
+    """Of the first stage and the last."""
+    first, last = e.stages[0], e.stages[-1]
+    if first.success is None or last.success is None:
+        return ""
+    before = f"{percent(first.success)} → " if last.stage else ""
+    return f"; success {before}{percent(last.success)}"
 
 
 def warning_list(groups: Sequence[Group]) -> str:
@@ -130,6 +138,12 @@ def _doubts(group: Group, e: Evaluation) -> list[str]:
             found.append(f"the return is best {when} and falls from there.")
     if group.algo not in REFERENCES and (len(e.stages) > 1 or e.by_episode):
         found += _no_better(e)
+    hits = [s.success for s in e.stages]
+    if not e.by_episode and None not in hits and np.allclose(hits, e.per_task.mean(0), atol=1e-6):
+        found.append(
+            "the return is 1 for a success and 0 else, of which the interquartile mean says "
+            "little; read success."
+        )
     error = e.model_error
     if error and error.adapts and error.has_intervals and error.gap <= 0:
         overlap = "the intervals of the model's error, unadapted and adapted, overlap."
