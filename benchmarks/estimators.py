@@ -168,10 +168,11 @@ def draw_page(found: dict[str, dict[int, dict[str, float]]], path: Path) -> None
             x=x, y=[r["spread"] for r in rows], name=name, line=line, showlegend=False,
             row=1, col=2,
         )  # fmt: skip
-    fig.update_xaxes(type="log", title="episodes of the inner step (E)")
-    fig.update_yaxes(type="log")
-    fig.update_layout(template="plotly_white", width=980, height=440, margin={"t": 40})
-    fig.write_html(path)
+    ticks = next(iter(found.values()))
+    fig.update_xaxes(type="log", title="episodes of the inner step (E)", tickvals=list(ticks))
+    fig.update_yaxes(type="log", dtick=1)
+    fig.update_layout(template="plotly_white", width=960, height=420, margin={"t": 40})
+    fig.write_html(path, config={"displayModeBar": False})
 
 
 if __name__ == "__main__":
