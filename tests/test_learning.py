@@ -101,22 +101,33 @@ def test_reptile_adapts_within_its_inner_steps():
     assert after > 0.5
 
 
-def sinusoid():
-    """The benchmark as a module."""
-    path = Path(__file__).parent.parent / "benchmarks" / "sinusoid.py"
-    spec = importlib.util.spec_from_file_location("sinusoid", path)
+def benchmark(name):
+    """One of the benchmarks as a module."""
+    path = Path(__file__).parent.parent / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def test_sinusoids_are_learned_in_a_few_gradient_steps():
-    bench = sinusoid()
+    bench = benchmark("sinusoid")
     theta = bench.train(600, outer_lr=3e-3)
     errors = bench.test(theta, inner_lr=0.01, n=200)
     assert errors[1] < 0.75 * errors[0]
     assert errors[5] < errors[1]
     assert errors[10] < 1.8
+
+
+@pytest.mark.slow
+def test_estimators_have_the_bias_that_is_known_of_them(double):
+    bench = benchmark("estimators")
+    bias = {name: bench.measure(name, 100, 4000)["bias"] for name in bench.NAMES[:-1]}
+    assert bias["dice"] < 0.03 and bias["loaded-dice"] < 0.03
+    assert 0.05 < bias["likelihood-ratio"] < 0.10
+    assert bias["log-likelihood"] > 0.2 and bias["first order"] > 0.2
+    spread = [bench.measure("e-maml", lanes, 4000)["spread"] for lanes in (5, 100)]
+    assert spread[1] > 0.9 * spread[0]  # more episodes do not calm it
 
 
 def trial_curve(name, iterations, **settings):
