@@ -98,7 +98,7 @@ def test_kl_is_that_of_two_gaussians():
     batches, noises = stages(algo, env)
     _, kl = algo.task_losses(algo.meta, batches, noises)
     phi = params.detach(algo.policy.start(algo.policy.theta, 2))
-    phi = algo.adapted_by(phi, batches[0], noises[0], 2.0)
+    phi = algo.adapted_by(phi, batches[0], noises[0], 2.0, algo.policy, algo.scale)
     for n in range(2):
         total = 0.0
         for k, s in algo.scale.items():
@@ -134,6 +134,13 @@ def test_a_learner_draws_anew_after_an_update_and_its_best_actions_are_the_means
     obs = torch.randn(2, 3, 2, generator=rng)
     best = learner.act(obs, explore=False)
     assert torch.allclose(best, algo.policy.dist(learner.params, obs)["mean"])
+    other = algo.learner(2, 3, rng)
+    other.load_state_dict(learner.state_dict())
+    again = algo.policy.dist(
+        lane_params(learner.params, algo.scale, other.drawn.noise), obs.view(6, 1, 2)
+    )
+    other.act(obs)
+    assert torch.allclose(other.acted["mean"].view(6, 1, 2), again["mean"], atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -138,8 +138,9 @@ def _doubts(group: Group, e: Evaluation) -> list[str]:
             found.append(f"the return is best {when} and falls from there.")
     if group.algo not in REFERENCES and (len(e.stages) > 1 or e.by_episode):
         found += _no_better(e)
-    hits = [s.success for s in e.stages]
-    if not e.by_episode and None not in hits and np.allclose(hits, e.per_task.mean(0), atol=1e-6):
+    hits = [s.success for s in e.stages if s.success is not None]
+    same = len(hits) == len(e.stages) and np.allclose(hits, e.per_task.mean(0), atol=1e-6)
+    if not e.by_episode and same:
         found.append(
             "the return is 1 for a success and 0 else, of which the interquartile mean says "
             "little; read success."

@@ -24,6 +24,8 @@ KNOWN_METHODS = {
     "known goal": "Knows the goal and goes straight to it.",
     "shortest path": "Knows the goal and goes straight to it.",
     "known map": "Knows where the holes are.",
+    "known corner": "Knows the corner and goes straight to it.",
+    "always one corner": "Goes to the same corner on every task.",
     "planner": "Knows all but the holes, avoids those it fell into; after as many episodes, one "
     "after the other.",
     "one-shot": "Learns all there is from the first choice.",

@@ -190,7 +190,7 @@ class GaussianMAML(AdamUpdates):
             batches.append(score(rollouts[-1], self.cfg, horizon))
             noises.append(actor.noise)
             if k < self.cfg.inner_steps:
-                phi = self.adapted_by(phi, batches[-1], actor.noise, lr)
+                phi = self.adapted_by(phi, batches[-1], actor.noise, lr, self.policy, self.scale)
         stages = Stages(rollouts, batches, phi)
         metrics = stages.metrics()
         for _ in range(self.cfg.outer_epochs):
@@ -199,14 +199,16 @@ class GaussianMAML(AdamUpdates):
         self.update_statistics(stages)
         return metrics | {"loss/scale": float(sizes.log().mean().exp())}
 
-    def adapted_by(self, phi: Params, batch: Batch, noise: Noise, lr: Rate) -> Params:
+    def adapted_by(
+        self, phi: Params, batch: Batch, noise: Noise, lr: Rate, policy: Policy, scale: Params
+    ) -> Params:
         """One inner update of all tasks, values only."""
         parts = []
         for i in chunks(batch, len(batch.obs)):
             mean = {k: p[i].detach().requires_grad_() for k, p in phi.items()}
             part = {k: e[i] for k, e in noise.items()}
             with torch.enable_grad():
-                dist = lane_dist(self.policy, mean, self.scale, part, batch.select(i).obs)
+                dist = lane_dist(policy, mean, scale, part, batch.select(i).obs)
                 loss = surrogate(dist, batch.select(i), self.cfg)
                 parts.append(detach(descend(loss, mean, lr, second_order=False)))
         return {k: torch.cat([p[k] for p in parts]) for k in phi}
@@ -266,8 +268,7 @@ class GaussianLearner(GradientLearner):
         self, method: GaussianMAML, num_tasks: int, lanes: int, rng: torch.Generator
     ) -> None:
         super().__init__(method, num_tasks, rng)
-        self.scale, self.lanes = method.scale, lanes
-        self.frozen = method
+        self.method, self.scale, self.lanes = method, method.scale, lanes
         self.redraw()
 
     def redraw(self) -> None:
@@ -285,8 +286,20 @@ class GaussianLearner(GradientLearner):
 
     def adapt(self) -> None:
         """One update of the mean, then new draws."""
-        batch = score(self.take(), self.cfg, self.frozen.spec.horizon)
+        batch = score(self.take(), self.cfg, self.method.spec.horizon)
         self.updates += 1
         lr = self.rates or self.rate(self.cfg.test_lr(self.updates))
-        self.params = self.frozen.adapted_by(self.params, batch, self.drawn.noise, lr)
+        self.params = self.method.adapted_by(
+            self.params, batch, self.drawn.noise, lr, self.policy, self.scale
+        )
+        self.redraw()
+
+    def state_dict(self) -> dict[str, Any]:
+        """With the scale."""
+        return super().state_dict() | {"scale": self.scale}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue as the saved learner, from new draws."""
+        super().load_state_dict(state)
+        self.scale = dict(state["scale"])
         self.redraw()
