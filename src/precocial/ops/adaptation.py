@@ -31,10 +31,10 @@ def inner_update(loss: TaskLoss, params: Params, lr: Rate, *, second_order: bool
 
 
 def descend(loss: Float[Tensor, " n"], params: Params, lr: Rate, *, second_order: bool) -> Params:
-    """The same for a loss already computed from ``params``."""
+    """The same for a loss already computed from ``params``, which may count elsewhere, too."""
     names = list(lr if isinstance(lr, dict) else params)
     moved = [params[k] for k in names]
-    grads = torch.autograd.grad(loss.sum(), moved, create_graph=second_order)
+    grads = torch.autograd.grad(loss.sum(), moved, retain_graph=True, create_graph=second_order)
     return sgd_step(params, dict(zip(names, grads, strict=True)), lr)
 
 

@@ -41,7 +41,7 @@ from precocial.algos.gradient.shared import (
 )
 from precocial.checks import at_least, in_range, positive
 from precocial.nets.mlp import Activation, QNetwork
-from precocial.ops.adaptation import inner_update
+from precocial.ops.adaptation import descend
 from precocial.ops.params import flatten
 from precocial.ops.returns import gae
 from precocial.ops.sums import mean_of_each
@@ -209,11 +209,11 @@ class QMAML(QUpdates, AdamUpdates):
         """Sum over updates of the loss on what the updated values made of the task."""
         theta, lr = self.parts(meta)
         phi = self.policy.start(theta, len(batches[0].action))
-        losses = [partial(td_loss, self.policy, self.cfg, batch) for batch in batches]
-        if not self.cfg.inner_steps:
-            return losses[0](phi)
         total = torch.zeros_like(batches[0].reward[:, 0, 0])
-        for support, query in zip(losses[:-1], losses[1:], strict=True):
-            phi = inner_update(support, phi, lr, second_order=not self.cfg.first_order)
-            total = total + query(phi)
+        for k, batch in enumerate(batches):
+            loss = td_loss(self.policy, self.cfg, batch, phi)
+            if k > 0 or not self.cfg.inner_steps:  # theta's own only where nothing is updated
+                total = total + loss
+            if k < self.cfg.inner_steps:
+                phi = descend(loss, phi, lr, second_order=not self.cfg.first_order)
         return total
