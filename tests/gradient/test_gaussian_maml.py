@@ -122,6 +122,18 @@ def test_a_tiny_scale_is_promp():
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
+def test_training_moves_mean_and_scale():
+    algo, env = method(learn_lr=True)
+    before = {k: p.detach().clone() for k, p in algo.meta.items()}
+    rng = torch.Generator().manual_seed(4)
+    metrics = algo.meta_update(env, env.sample_tasks(2, "train", rng), rng)
+    assert all(math.isfinite(v) for v in metrics.values())
+    assert all(not torch.equal(before[k], p) for k, p in algo.meta.items())
+    twin, _ = method(learn_lr=True)
+    twin.load_state_dict(algo.state_dict())
+    assert all(torch.equal(twin.meta[k], p) for k, p in algo.meta.items())
+
+
 def test_a_learner_draws_anew_after_an_update_and_its_best_actions_are_the_means():
     algo, env = method()
     rng = torch.Generator().manual_seed(4)

@@ -348,13 +348,12 @@ def test_fisher_product_is_the_hessian_of_the_kl_through_the_adaptation(learn_lr
     losses = policy_losses(maml.policy, supports, cfg)
     phi = adapt(losses, params.expand(theta, 2), cfg.inner_lr, second_order=False)
     query = query._replace(dist=distributions_of(maml, phi, query))
-    meta = params.detach(maml.meta)
 
     def divergence(vector):
-        leaves = params.unflatten(vector, meta)
+        leaves = params.unflatten(vector, theta)
         return maml.outer_loss(leaves, supports, query, second_order=True)[1].mean()
 
-    hessian = torch.autograd.functional.hessian(divergence, params.flatten(meta))
+    hessian = torch.autograd.functional.hessian(divergence, params.flatten(theta))
     v = torch.randn(len(hessian), generator=torch.Generator().manual_seed(5))
     ours = FisherProduct(maml, supports, query)(v)
     assert torch.allclose(ours, hessian @ v, rtol=1e-6, atol=1e-9)
@@ -440,7 +439,8 @@ def test_a_trust_region_moves_learned_rates_too():
     *supports, query = stages.batches
     metrics = maml.trust_region_step(supports, query)
     assert 0 < metrics["loss/kl"] <= cfg.max_kl
-    assert all(not torch.allclose(r, torch.tensor(0.1)) for r in maml.learned_rates().values())
+    for r in maml.learned_rates().values():  # a step of Adam has the same length for any gradient
+        assert float((r.log() - math.log(0.1)).abs().max()) == pytest.approx(0.03, rel=0.01)
 
 
 def test_trust_region_step_stays_within_the_limit_and_improves():

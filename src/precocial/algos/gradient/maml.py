@@ -128,10 +128,13 @@ class MAML(AdamUpdates):
         return total, value
 
     def trust_region_step(self, supports: list[Batch], query: Batch) -> Metrics:
-        """TRPO on the adapted policies as functions of theta (Schulman et al. 2015)."""
-        meta = self.meta
-        gradient, loss = self.outer_gradient(meta, supports, query)
-        g = flatten(gradient)
+        """TRPO on the adapted policies as functions of theta (Schulman et al. 2015).
+
+        Learned rates have a step of Adam: within the limit on the KL they would hardly move.
+        """
+        theta = self.policy.theta
+        gradient, loss = self.outer_gradient(self.meta, supports, query)
+        g = flatten({k: gradient[k] for k in theta})
         product = FisherProduct(self, supports, query)
         direction = conjugate_gradient(product, g, self.cfg.cg_iterations)
         curvature = float(dot(direction, product(direction)))
@@ -142,7 +145,7 @@ class MAML(AdamUpdates):
 
         @torch.no_grad()
         def evaluate(vector: Tensor) -> tuple[float, float]:
-            params = unflatten(vector, meta)
+            params = unflatten(vector, theta)
             total_loss = total_kl = 0.0
             n = query.obs.shape[0]
             for i in chunks(query, n):
@@ -153,11 +156,12 @@ class MAML(AdamUpdates):
                 total_kl += float(divergence.sum()) / n
             return total_loss, total_kl
 
-        start = flatten(meta).detach()
+        start = flatten(theta).detach()
         accepted, new_loss, new_kl = line_search(evaluate, start, full_step, loss, self.cfg.max_kl)
         with torch.no_grad():
-            for p, new in zip(meta.values(), unflatten(accepted, meta).values(), strict=True):
+            for p, new in zip(theta.values(), unflatten(accepted, theta).values(), strict=True):
                 p.copy_(new)
+        self.rates_step(gradient)
         moved = float((accepted - start).norm() / full_step.norm())
         return metrics | {
             "loss/outer_after": new_loss, "loss/kl": new_kl, "loss/step_fraction": moved,
@@ -175,7 +179,7 @@ class MAML(AdamUpdates):
 
 
 class FisherProduct:
-    """Fisher matrix of the adapted policies with respect to what is meta-learned, times a vector.
+    """Fisher matrix of the adapted policies with respect to theta, times a vector.
 
     Gauss-Newton form J' M J through the adaptation, J = d dist(phi(theta)) / d theta. The graph of
     J'w, linear in a dummy w, is built once; J v is its derivative with respect to w, so that every
@@ -186,21 +190,21 @@ class FisherProduct:
     def __init__(self, maml: MAML, supports: list[Batch], query: Batch) -> None:
         cfg, policy = maml.cfg, maml.policy
         self.damping, self.n = cfg.damping, query.obs.shape[0]
-        self.meta = maml.meta
+        self.theta = policy.theta
         self.parts = []
         for i in chunks(query, self.n):
             # DiCE sums over whole episodes, which cannot be thinned.
             every = 1 if cfg.estimator.endswith("dice") else cfg.fisher_every
             thin = [s.select(i, every) for s in supports]
             states = query.select(i, cfg.fisher_every).obs
-            theta, lr = maml.parts(self.meta)
+            theta, lr = maml.parts(self.theta)
             losses = policy_losses(policy, thin, cfg)
             phi = policy.start(theta, states.shape[0])
             phi = adapt(losses, phi, lr, second_order=not cfg.first_order)
             dist = policy.dist(phi, states)
             dummy = {k: torch.zeros_like(u, requires_grad=True) for k, u in dist.items()}
             pulled = torch.autograd.grad(
-                list(dist.values()), list(self.meta.values()), list(dummy.values()),
+                list(dist.values()), list(self.theta.values()), list(dummy.values()),
                 create_graph=True,
             )  # fmt: skip
             self.parts.append((dist, dummy, torch.cat([g.reshape(-1) for g in pulled])))
@@ -214,7 +218,7 @@ class FisherProduct:
             image = kl_hessian_product(values, dict(zip(dummy, pushed, strict=True)))
             states = next(iter(values.values())).shape[1]
             grads = torch.autograd.grad(
-                list(dist.values()), list(self.meta.values()), list(image.values()),
+                list(dist.values()), list(self.theta.values()), list(image.values()),
                 retain_graph=True,
             )  # fmt: skip
             total = total + torch.cat([g.reshape(-1) for g in grads]) / (states * self.n)

@@ -591,18 +591,26 @@ class AdamUpdates(SampledUpdates):
         return self.policy.theta | {f"lr/{k}": p for k, p in self.log_rates.items()}
 
     def parts(self, meta: Params) -> tuple[Params, Rate]:
-        """Theta and alpha of such parameters."""
+        """Theta and alpha of such parameters; where there is theta alone, alpha as it stands."""
         theta = {k: p for k, p in meta.items() if not k.startswith("lr/")}
-        rates = {k: meta[f"lr/{k}"].exp() for k in self.log_rates}
+        rates = {k: meta.get(f"lr/{k}", own).exp() for k, own in self.log_rates.items()}
         return theta, rates or self.rate(self.cfg.inner_lr)
 
     def adam_step(self, gradient: Params, share: float = 1.0) -> None:
         """On theta and on the log rates, each with ``share`` of its own rate."""
         for k, p in self.meta.items():
             p.grad = gradient[k]
-        for optimizer in (self.optimizer, *[self.rates_optimizer] * bool(self.log_rates)):
-            optimizer.made.param_groups[0]["lr"] = optimizer.lr * share
-            optimizer.made.step()
+        self.optimizer.made.param_groups[0]["lr"] = self.optimizer.lr * share
+        self.optimizer.made.step()
+        self.rates_step(gradient, share)
+
+    def rates_step(self, gradient: Params, share: float = 1.0) -> None:
+        """On the log rates, where they are learned."""
+        if self.log_rates:
+            for k, p in self.log_rates.items():
+                p.grad = gradient[f"lr/{k}"]
+            self.rates_optimizer.made.param_groups[0]["lr"] = self.rates_optimizer.lr * share
+            self.rates_optimizer.made.step()
 
     def state_dict(self) -> dict[str, Any]:
         """Parameters, statistics and optimiser moments."""
