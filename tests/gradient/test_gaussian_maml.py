@@ -160,6 +160,7 @@ def test_a_learner_draws_anew_after_an_update_and_its_best_actions_are_the_means
     [
         ({"init_scale": 0.0}, "--init-scale"), ({"kl_weight": -1.0}, "--kl-weight"),
         ({"clip_eps": math.nan}, "--clip-eps"), ({"inner_steps": 0}, "--inner-steps"),
+        ({"drawn": "body", "hidden": ()}, "--drawn is body"),
     ],
 )  # fmt: skip
 def test_settings_without_a_meaning_are_refused(fields, word):

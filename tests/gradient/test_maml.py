@@ -21,10 +21,12 @@ from precocial.algos.gradient.shared import (
 )
 from precocial.algos.transfer.begin import begin
 from precocial.algos.transfer.config import TransferConfig
+from precocial.envs import ENVS
 from precocial.envs.control.point_nav import PointNav, PointNavConfig
 from precocial.nets.mlp import Policy
 from precocial.ops import distributions, params
 from precocial.ops.adaptation import adapt, inner_update
+from precocial.ops.returns import first_episode_return
 from precocial.rollout import collect
 from precocial.types import EnvSpec, UserError
 
@@ -256,11 +258,29 @@ def test_credit_is_of_the_return_above_that_of_other_tasks():
     *supports, query = stages.batches
     earned = stages.rollouts[-1].reward.sum(2).mean(1)
     others = (earned.sum() - earned) / 5
-    assert torch.allclose(query.above, (earned - others) * query.scale.flatten(), atol=1e-3)
+    assert torch.allclose(query.above, (earned - others) / (1 / query.scale).mean(), atol=1e-3)
     plain = MAML.outer_loss(algo, algo.meta, supports, query, second_order=True)[0]
     loss = algo.outer_loss(algo.meta, supports, query, second_order=True)[0]
     acted = supports[0].log_prob.sum(1) / 10
     assert torch.allclose(plain - loss, acted * query.above, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["cart-pole", "point-nav-corners"])
+def test_credit_is_for_the_return_of_an_episode_in_a_unit_of_all_tasks(name):
+    """A lane of cart-pole always has a reward of 1 a step; most tasks of corners have none."""
+    env, rng = ENVS[name].cls(), torch.Generator().manual_seed(0)
+    cfg = EMAMLConfig(num_tasks=8, episodes_per_task=4, hidden=(8,))
+    algo = EMAML(cfg, env.spec, rng)
+    stages = algo.collect_stages(env, env.sample_tasks(8, "train", rng), rng)
+    rollout, query = stages.rollouts[-1], stages.batches[-1]
+    ended = rollout.terminated | rollout.truncated
+    earned = first_episode_return(rollout.reward, ended).mean(1)
+    others = (earned.sum() - earned) / 7
+    # The first episode and those that others ended before.
+    episodes = 1 + float(ended[..., :-1].sum()) / 32
+    unit = float((1 / query.scale).mean()) / episodes
+    assert (query.scale.max() > 1e7) == (name == "point-nav-corners")
+    assert torch.allclose(query.above, (earned - others) / unit, rtol=1e-3, atol=1e-4)
 
 
 # ---- quadratic losses -----------------------------------------------------------------------

@@ -177,6 +177,15 @@ def test_a_return_that_is_a_success_is_to_be_read_as_one(tmp_path):
         assert ("read success" in text) == (name == "said")
 
 
+def test_of_returns_that_are_all_0_nothing_is_said(tmp_path):
+    run = make_run(tmp_path / "a", levels=(0.0, 0.0))
+    document = evaluation("maml", "point-nav", np.zeros((1, 4, 2)))
+    for stage in document["stages"]:
+        stage["success_rate"] = 0.0
+    keep(run, document)
+    assert "read success" not in str(Text(report(tmp_path, run)))
+
+
 def test_nothing_but_a_config(tmp_path):
     run = make_run(tmp_path / "a", rows=0)
     text = str(Text(report(tmp_path, run)))

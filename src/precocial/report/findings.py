@@ -140,7 +140,7 @@ def _doubts(group: Group, e: Evaluation) -> list[str]:
         found += _no_better(e)
     hits = [s.success for s in e.stages if s.success is not None]
     same = len(hits) == len(e.stages) and np.allclose(hits, e.per_task.mean(0), atol=1e-6)
-    if not e.by_episode and same:
+    if not e.by_episode and same and any(hits):
         found.append(
             "the return is 1 for a success and 0 else, of which the interquartile mean says "
             "little; read success."

@@ -9,7 +9,8 @@ MAML has the first term alone. The second makes theta collect what is worth adap
 with the log-likelihood as inner loss: a likelihood ratio or DiCE already counts that D depends on
 theta through the expected update, and would count it twice.
 
-J is less its mean over the other tasks. The sum over episodes does not become quieter with more of
+J is the return of an episode, less its mean over the other tasks, in a unit that all tasks share.
+The sum over episodes does not become quieter with more of
 them, since all have the credit for one J: give it tasks.
 """
 

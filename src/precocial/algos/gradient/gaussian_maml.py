@@ -52,7 +52,7 @@ from precocial.ops.losses import ppo_clip_loss
 from precocial.ops.params import Rate, detach
 from precocial.rollout import collect
 from precocial.seeding import randn
-from precocial.types import EnvSpec, Metrics, Params, Step, TaskEnv, Tasks
+from precocial.types import EnvSpec, Metrics, Params, Step, TaskEnv, Tasks, UserError
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,8 @@ class GaussianMAMLConfig(GradientConfig, MetaGradientConfig):
         at_least(self, 1, "outer_epochs", "inner_steps")
         at_least(self, 0, "kl_weight")
         in_range(self, 0, 1, "clip_eps")
+        if self.drawn == "body" and not self.hidden:
+            raise UserError("--drawn is body, of which there is none without --hidden; try all")
 
 
 Noise = dict[str, Tensor]

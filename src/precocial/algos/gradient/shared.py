@@ -26,7 +26,12 @@ from precocial.ops.adaptation import TaskLoss, inner_update
 from precocial.ops.distributions import Dist, log_prob, mode, sample
 from precocial.ops.losses import dice_loss, likelihood_ratio_loss, policy_gradient_loss
 from precocial.ops.params import Rate, detach
-from precocial.ops.returns import first_episode_return, normalise, time_in_episode
+from precocial.ops.returns import (
+    episode_index,
+    first_episode_return,
+    normalise,
+    time_in_episode,
+)
 from precocial.ops.sums import mean
 from precocial.rollout import collect, lanes_diverged, stack_steps
 from precocial.types import (
@@ -181,7 +186,8 @@ class Batch(NamedTuple):
     scale: Float[Tensor, "n 1 1"]
     """1 / standard deviation of the raw advantages (1 without normalisation), for DiCE."""
     above: Float[Tensor, " n"]
-    """What a lane earns on average, less the mean of the other tasks, times scale, for E-MAML."""
+    """Return of a lane's first episode, less the mean of the other tasks, for E-MAML: over the mean
+    deviation of advantages, times the episodes of a lane, as the sum of a lane's losses is."""
 
     @property
     def rows(self) -> int:
@@ -273,12 +279,15 @@ def score(rollout: Rollout, cfg: GradientConfig, horizon: int) -> Batch:
     names = [k for k in rollout.extra if not k.startswith("info/")]
     dist = {k: rollout.extra[k].flatten(1, 2) for k in names}
     action = rollout.action.flatten(1, 2)
-    time = time_in_episode(rollout.terminated | rollout.truncated)
-    earned = reward.sum(2).mean(1)
-    above = (earned - earned.mean()) * n / max(n - 1, 1) * scale.flatten()
+    ended = rollout.terminated | rollout.truncated
+    first = (time_in_episode(ended) == 0).to(value.dtype)
+    earned = (reward * (episode_index(ended) == 0)).sum(2).mean(1)
+    # One unit for all tasks: where nothing was earned a task's own deviation is 0.
+    unit = (1 / scale).mean() / mean(first.sum(2))
+    above = (earned - earned.mean()) * n / max(n - 1, 1) / unit
     return Batch(
         rollout.obs.flatten(1, 2), action, dist, log_prob(dist, action), advantage.flatten(1),
-        reward, value, (time == 0).to(value.dtype), scale, above,
+        reward, value, first, scale, above,
     )  # fmt: skip
 
 
