@@ -10,8 +10,8 @@ with the log-likelihood as inner loss: a likelihood ratio or DiCE already counts
 theta through the expected update, and would count it twice.
 
 J is the return of an episode, less its mean over the other tasks, in a unit that all tasks share.
-The sum over episodes does not become quieter with more of
-them, since all have the credit for one J: give it tasks.
+The sum over episodes does not become quieter with more of them, since all have the credit for one
+J: give it tasks.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class EMAMLConfig(MAMLConfig):
     estimator: Estimator = "log-likelihood"
     """Inner surrogate; the credit goes with this one alone."""
     credit: float = 1.0
-    """Weight of the credit; 1: the gradient is unbiased."""
+    """Weight of the credit; 1: the gradient is unbiased, with --gamma 1 and
+    --no-normalize-advantages."""
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""

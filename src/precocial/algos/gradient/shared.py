@@ -128,8 +128,8 @@ class MetaGradientConfig(UpdatesConfig):
     """Parameters that an inner update moves: all, the last layer (ANIL) with the standard
     deviation, all others, or the context alone (CAVIA)."""
     context_dim: int = 5
-    """Numbers that the network reads beside the observation, 0 on every new task, for --adapt
-    context."""
+    """Numbers that the network reads beside the observation where the context is adapted (or
+    drawn), 0 on every new task."""
     learn_lr: bool = False
     """Learn one inner rate per parameter (Meta-SGD), for every update, instead of adapt_lrs."""
     rates_lr: float = 0.03

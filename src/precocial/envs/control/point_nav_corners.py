@@ -33,8 +33,8 @@ class PointNavCornersConfig(EnvConfig):
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
         super().__post_init__()
-        if not 0 < self.radius < 4:
-            raise UserError(f"--env-radius is {self.radius}; expected metres between 0 and 4")
+        if not 0 < self.radius < 2.8:  # beyond, the centre is near every corner
+            raise UserError(f"--env-radius is {self.radius}; expected metres between 0 and 2.8")
 
 
 class PointNavCorners(Point):
