@@ -149,9 +149,11 @@ def trial_curve(name, iterations, **settings):
     ("name", "settings"),
     [
         ("rl2", {"memory_size": 16}),
-        ("rl2", {"memory_size": 16, "memory": "lstm"}),
-        ("rl2", {"memory_size": 16, "memory": "fast-weights"}),
-        ("rl2", {"memory_size": 16, "memory": "transformer", "heads": 2}),
+        pytest.param("rl2", {"memory_size": 16, "memory": "lstm"}, marks=pytest.mark.slow),
+        pytest.param("rl2", {"memory_size": 16, "memory": "fast-weights"}, marks=pytest.mark.slow),
+        pytest.param(
+            "rl2", {"memory_size": 16, "memory": "transformer", "heads": 2}, marks=pytest.mark.slow
+        ),
         ("varibad", {"hidden": (16,), "vae_lr": 5e-3}),
     ],
 )
@@ -279,7 +281,7 @@ def test_pearl_infers_a_goal_from_one_trajectory(tmp_path):
     assert returns[0] < -15 and returns[1] > -11 and returns[2] > -10
 
 
-@pytest.mark.parametrize("encoder", ["product", "gru"])
+@pytest.mark.parametrize("encoder", ["product", pytest.param("gru", marks=pytest.mark.slow)])
 def test_pearl_infers_the_sign_from_one_step(encoder):
     env = HiddenSign(EnvConfig(), horizon=1)
     settings = {"train_tasks": 8, "num_tasks": 8, "hidden": (16,), "encoder_hidden": (16,)}
