@@ -14,7 +14,6 @@ from precocial.algos.gradient.gaussian_maml import (
     lane_dist,
     lane_params,
 )
-from precocial.algos.gradient.shared import score
 from precocial.envs.control.point_nav import PointNav, PointNavConfig
 from precocial.ops import params
 from precocial.rollout import collect
@@ -29,22 +28,21 @@ def method(horizon=4, **fields):
 
 
 def stages(algo, env, count=2):
-    """Data of ``count`` stages and what was drawn for them."""
+    """Data of ``count`` stages with what was drawn for them."""
     rng = torch.Generator().manual_seed(3)
     tasks = env.sample_tasks(2, "train", rng)
-    batches, noises = [], []
+    found = []
     for _ in range(count):
         phi = params.detach(algo.policy.start(algo.policy.theta, 2))
         actor = LaneActor(algo.policy, phi, algo.scale, 3, rng)
         rollout = collect(env, tasks, actor, 3, env.spec.horizon, rng)
-        batches.append(score(rollout, algo.cfg, env.spec.horizon))
-        noises.append(actor.noise)
-    return batches, noises
+        found.append(algo.score(rollout, actor))
+    return found
 
 
 def test_each_lane_acts_by_its_own_draw():
     algo, env = method()
-    [batch], [noise] = stages(algo, env, 1)
+    [(batch, noise)] = stages(algo, env, 1)
     phi = algo.policy.start(algo.policy.theta, 2)
     own = lane_params(phi, algo.scale, noise)
     for n in range(2):
@@ -73,10 +71,10 @@ def test_meta_gradient_equals_finite_differences(drawn, scale_per, double):
     algo, env = method(
         drawn=drawn, scale_per=scale_per, kl_weight=0.1, inner_steps=2, context_dim=2
     )
-    batches, noises = stages(algo, env, 3)
+    data = stages(algo, env, 3)
 
     def value(meta):
-        clip, kl = algo.task_losses(meta, batches, noises)
+        clip, kl = algo.task_losses(meta, data)
         return (clip + 0.1 * kl).mean()
 
     meta = {k: p.detach().clone().requires_grad_() for k, p in algo.meta.items()}
@@ -95,10 +93,10 @@ def test_meta_gradient_equals_finite_differences(drawn, scale_per, double):
 
 def test_kl_is_that_of_two_gaussians():
     algo, env = method(inner_lr=2.0)
-    batches, noises = stages(algo, env)
-    _, kl = algo.task_losses(algo.meta, batches, noises)
+    data = stages(algo, env)
+    _, kl = algo.task_losses(algo.meta, data)
     phi = params.detach(algo.policy.start(algo.policy.theta, 2))
-    phi = algo.adapted_by(phi, batches[0], noises[0], 2.0, algo.policy, algo.scale)
+    phi = algo.make_update()(phi, data[0], 2.0)
     for n in range(2):
         total = 0.0
         for k, s in algo.scale.items():
@@ -114,11 +112,11 @@ def test_a_tiny_scale_is_promp():
     from precocial.algos.gradient.promp import ProMP, ProMPConfig
 
     algo, env = method(init_scale=1e-6, kl_weight=0.0)
-    batches, noises = stages(algo, env)
+    data = stages(algo, env)
     cfg = ProMPConfig(num_tasks=2, episodes_per_task=3, hidden=(3,), inner_kl_coef=0.0)
     promp = ProMP(cfg, env.spec, torch.Generator().manual_seed(1))
-    ours, _ = algo.task_losses(algo.meta, batches, noises)
-    theirs, _ = promp.task_losses(batches[:1], batches[1])
+    ours, _ = algo.task_losses(algo.meta, data)
+    theirs, _ = promp.task_losses([data[0].batch], data[1].batch)
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 

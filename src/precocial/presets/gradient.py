@@ -63,7 +63,6 @@ PRESETS: Table = {
     },
     ("maml", "tabular-mdp"): {"default": _TABULAR, "n10": _TABULAR},
     ("q-maml", "frozen-lake"): {"default": Preset(300)},
-    ("q-reptile", "frozen-lake"): {"default": Preset(300)},
     ("promp", "point-nav"): {"default": Preset(100, _NAV_FAST)},
     ("reptile", "point-nav"): {"default": Preset(100, _NAV_FAST)},
 }

@@ -19,15 +19,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from precocial.algos.gradient.maml import MAML, MAMLConfig
-from precocial.algos.gradient.shared import Batch, Estimator, policy_losses
+from precocial.algos.gradient.shared import Batch, Estimator, policy_losses, score
 from precocial.checks import at_least
 from precocial.ops.adaptation import inner_update
 from precocial.ops.distributions import log_prob
-from precocial.ops.sums import mean_of_each
-from precocial.types import Params, UserError
+from precocial.ops.sums import mean, mean_of_each
+from precocial.types import Acting, Params, Rollout, UserError
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,27 @@ class EMAMLConfig(MAMLConfig):
             )
 
 
+def above_others(batch: Batch) -> Float[Tensor, " n"]:
+    """Return of a lane's first episode, less the mean of the other tasks.
+
+    In mean deviations of advantages, times the episodes of a lane, as a lane's sum of losses is.
+    """
+    n, opened = len(batch.reward), batch.first.cumsum(-1)
+    earned = (batch.reward * (opened == 1)).sum(2).mean(1)
+    # One unit for all tasks: where nothing was earned a task's own deviation is 0.
+    unit = (1 / batch.scale).mean() / mean(opened[..., -1])
+    return (earned - earned.mean()) * n / max(n - 1, 1) / unit
+
+
 class EMAML(MAML):
     """MAML with credit for what was collected."""
 
     cfg: EMAMLConfig
+
+    def score(self, rollout: Rollout, actor: Acting) -> Batch:
+        """With the credit of each task."""
+        batch = score(rollout, self.cfg, self.spec.horizon)
+        return batch._replace(above=above_others(batch))
 
     def outer_loss(
         self, meta: Params, supports: list[Batch], query: Batch, *, second_order: bool

@@ -24,7 +24,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -34,9 +35,9 @@ from precocial.algos.gradient.shared import (
     AdamUpdates,
     Batch,
     GradientConfig,
+    GradientDescent,
     GradientLearner,
     MetaGradientConfig,
-    Stages,
     adapted,
     add_gradient,
     chunks,
@@ -50,9 +51,18 @@ from precocial.ops.adaptation import descend
 from precocial.ops.distributions import Dist, log_prob, mode, sample
 from precocial.ops.losses import ppo_clip_loss
 from precocial.ops.params import Rate, detach
-from precocial.rollout import collect
 from precocial.seeding import randn
-from precocial.types import EnvSpec, Metrics, Params, Step, TaskEnv, Tasks, UserError
+from precocial.types import (
+    Acting,
+    EnvSpec,
+    Metrics,
+    Params,
+    Rollout,
+    Step,
+    TaskEnv,
+    Tasks,
+    UserError,
+)
 
 
 @dataclass(frozen=True)
@@ -115,6 +125,30 @@ def lane_dist(
     by_lane = obs.unflatten(1, (lanes, -1)).flatten(0, 1)  # (N E, T, O)
     dist = policy.dist(lane_params(params, scale, noise), by_lane)
     return {k: v.unflatten(0, (n, lanes)).flatten(1, 2) for k, v in dist.items()}
+
+
+class Drawn(NamedTuple):
+    """Scored data of one stage, and what the lanes had drawn."""
+
+    batch: Batch
+    noise: Noise
+
+    @property
+    def rows(self) -> int:
+        """Transitions of a task (B)."""
+        return self.batch.rows
+
+    def select(self, index: slice) -> Drawn:
+        """The tasks at ``index``."""
+        return Drawn(self.batch.select(index), {k: e[index] for k, e in self.noise.items()})
+
+
+def lane_loss(
+    policy: Policy, cfg: GradientConfig, scale: Params, data: Drawn, params: Params
+) -> Float[Tensor, " n"]:
+    """L of each task as a function of the mean, draws held."""
+    dist = lane_dist(policy, params, scale, data.noise, data.batch.obs)
+    return surrogate(dist, data.batch, cfg)
 
 
 class LaneActor:
@@ -180,51 +214,36 @@ class GaussianMAML(AdamUpdates):
         """Sigma, to act with."""
         return {k: p.detach().exp() for k, p in self.log_scale.items()}
 
+    def actor(self, phi: Params, rng: torch.Generator) -> LaneActor:
+        """Every lane with a draw of its own."""
+        return LaneActor(self.policy, phi, self.scale, self.cfg.episodes_per_task, rng)
+
+    def score(self, rollout: Rollout, actor: Acting) -> Drawn:
+        """With what was drawn."""
+        assert isinstance(actor, LaneActor | GaussianLearner)
+        return Drawn(score(rollout, self.cfg, self.spec.horizon), actor.noise)
+
+    def make_update(self) -> GradientDescent:
+        """Gradient descent of the mean."""
+        return GradientDescent(partial(lane_loss, self.policy, self.cfg, self.scale))
+
     def meta_update(self, env: TaskEnv, tasks: Tasks, rng: torch.Generator) -> Metrics:
         """One iteration."""
-        lanes, horizon = self.cfg.episodes_per_task, self.spec.horizon
-        lr = self.learned_rates() or self.rate(self.cfg.inner_lr)
-        phi = detach(self.policy.start(self.policy.theta, tasks.num))
-        rollouts, batches, noises = [], [], []
-        for k in range(self.cfg.inner_steps + 1):
-            actor = LaneActor(self.policy, phi, self.scale, lanes, rng)
-            rollouts.append(collect(env, tasks, actor, lanes, horizon, rng))
-            batches.append(score(rollouts[-1], self.cfg, horizon))
-            noises.append(actor.noise)
-            if k < self.cfg.inner_steps:
-                phi = self.adapted_by(phi, batches[-1], actor.noise, lr, self.policy, self.scale)
-        stages = Stages(rollouts, batches, phi)
+        stages = self.collect_stages(env, tasks, rng)
         metrics = stages.metrics()
         for _ in range(self.cfg.outer_epochs):
-            metrics |= self.outer_step(batches, noises)
+            metrics |= self.outer_step(stages.batches)
         sizes = torch.cat([s.flatten() for s in self.scale.values()])
         self.update_statistics(stages)
         return metrics | {"loss/scale": float(sizes.log().mean().exp())}
 
-    def adapted_by(
-        self, phi: Params, batch: Batch, noise: Noise, lr: Rate, policy: Policy, scale: Params
-    ) -> Params:
-        """One inner update of all tasks, values only."""
-        parts = []
-        for i in chunks(batch, len(batch.obs)):
-            mean = {k: p[i].detach().requires_grad_() for k, p in phi.items()}
-            part = {k: e[i] for k, e in noise.items()}
-            with torch.enable_grad():
-                dist = lane_dist(policy, mean, scale, part, batch.select(i).obs)
-                loss = surrogate(dist, batch.select(i), self.cfg)
-                parts.append(detach(descend(loss, mean, lr, second_order=False)))
-        return {k: torch.cat([p[k] for p in parts]) for k in phi}
-
-    def outer_step(self, batches: list[Batch], noises: list[Noise]) -> Metrics:
+    def outer_step(self, stages: list[Drawn]) -> Metrics:
         """One Adam step on the clipped meta-objective and the KL."""
-        n, meta = len(batches[0].obs), self.meta
+        n, meta = len(stages[0].batch.obs), self.meta
         clip_total = kl_total = 0.0
         total = {k: torch.zeros_like(p) for k, p in meta.items()}
-        for i in chunks(batches[0], n):
-            clip, kl = self.task_losses(
-                meta, [b.select(i) for b in batches],
-                [{k: e[i] for k, e in noise.items()} for noise in noises],
-            )  # fmt: skip
+        for i in chunks(stages[0], n):
+            clip, kl = self.task_losses(meta, [s.select(i) for s in stages])
             add_gradient(total, (clip + self.cfg.kl_weight * kl).sum() / n, meta)
             clip_total += float(clip.detach().sum()) / n
             kl_total += float(kl.detach().sum()) / n
@@ -232,16 +251,16 @@ class GaussianMAML(AdamUpdates):
         return {"loss/outer": clip_total, "loss/kl": kl_total}
 
     def task_losses(
-        self, meta: Params, batches: list[Batch], noises: list[Noise]
+        self, meta: Params, stages: list[Drawn]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
         """Clipped loss on D', and KL(N(mu', sigma^2) || N(mu, sigma^2)) in nats."""
         theta, scale, lr = self.gaussian(meta)
-        start = self.policy.start(theta, len(batches[0].obs))
+        start = self.policy.start(theta, len(stages[0].batch.obs))
+        *supports, (query, noise) = stages
         phi = start
-        for support, noise in zip(batches[:-1], noises[:-1], strict=True):
-            dist = lane_dist(self.policy, phi, scale, noise, support.obs)
-            phi = descend(surrogate(dist, support, self.cfg), phi, lr, second_order=True)
-        query, noise = batches[-1], noises[-1]
+        for support in supports:
+            loss = lane_loss(self.policy, self.cfg, scale, support, phi)
+            phi = descend(loss, phi, lr, second_order=True)
         lp = log_prob(lane_dist(self.policy, phi, scale, noise, query.obs), query.action)
         clip = ppo_clip_loss(lp, query.log_prob, query.advantage, self.cfg.clip_eps)
         moved = [((phi[k] - start[k]) / s).square().flatten(1).sum(1) for k, s in scale.items()]
@@ -270,7 +289,7 @@ class GaussianLearner(GradientLearner):
         self, method: GaussianMAML, num_tasks: int, lanes: int, rng: torch.Generator
     ) -> None:
         super().__init__(method, num_tasks, rng)
-        self.method, self.scale, self.lanes = method, method.scale, lanes
+        self.scale, self.lanes = method.scale, lanes
         self.redraw()
 
     def redraw(self) -> None:
@@ -286,14 +305,14 @@ class GaussianLearner(GradientLearner):
         self.acted = self.drawn.acted
         return action
 
+    @property
+    def noise(self) -> Noise:
+        """What the lanes have drawn."""
+        return self.drawn.noise
+
     def adapt(self) -> None:
         """One update of the mean, then new draws."""
-        batch = score(self.take(), self.cfg, self.method.spec.horizon)
-        self.updates += 1
-        lr = self.rates or self.rate(self.cfg.test_lr(self.updates))
-        self.params = self.method.adapted_by(
-            self.params, batch, self.drawn.noise, lr, self.policy, self.scale
-        )
+        super().adapt()
         self.redraw()
 
     def state_dict(self) -> dict[str, Any]:
@@ -304,4 +323,5 @@ class GaussianLearner(GradientLearner):
         """Continue as the saved learner, from new draws."""
         super().load_state_dict(state)
         self.scale = dict(state["scale"])
+        self.update = GradientDescent(partial(lane_loss, self.policy, self.cfg, self.scale))
         self.redraw()

@@ -35,6 +35,7 @@ from precocial.algos.gradient.shared import (
     GradientDescent,
     MetaGradientConfig,
     SampledUpdates,
+    Stages,
     UpdatesConfig,
     add_gradient,
     chunks,
@@ -45,7 +46,7 @@ from precocial.ops.adaptation import descend
 from precocial.ops.params import flatten
 from precocial.ops.returns import gae
 from precocial.ops.sums import mean_of_each
-from precocial.types import EnvSpec, Metrics, Params, Rollout, TaskEnv, Tasks, UserError
+from precocial.types import Acting, EnvSpec, Metrics, Params, Rollout, TaskEnv, Tasks, UserError
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class QUpdates(SampledUpdates):
         cfg, rest = self.cfg, (self.cfg.normalize_obs, rng, self.context_dim)
         return QNetwork(self.spec, cfg.hidden, cfg.activation, *rest)
 
-    def score(self, rollout: Rollout) -> QBatch:
+    def score(self, rollout: Rollout, actor: Acting) -> QBatch:
         """What the loss reads of a stage."""
         obs, action, next_obs = (
             x.flatten(1, 2) for x in (rollout.obs, rollout.action, rollout.next_obs)
@@ -169,12 +170,20 @@ class QUpdates(SampledUpdates):
         """Gradient descent on temporal differences."""
         return GradientDescent(partial(td_loss, self.policy, self.cfg))
 
-    def set_epsilon(self) -> float:
+    @property
+    def epsilon(self) -> float:
         """Of this iteration."""
         done = min(1.0, self.progress / self.cfg.explore) if self.cfg.explore else 1.0
-        now = self.cfg.epsilon + done * (self.cfg.final_epsilon - self.cfg.epsilon)
-        self.policy.epsilon = now
-        return now
+        return self.cfg.epsilon + done * (self.cfg.final_epsilon - self.cfg.epsilon)
+
+    def collect_stages(
+        self, env: TaskEnv, tasks: Tasks, rng: torch.Generator, *, query: bool = True
+    ) -> Stages:
+        """With the chance of a random action that training has by now."""
+        self.policy.epsilon = self.epsilon
+        stages = super().collect_stages(env, tasks, rng, query=query)
+        self.policy.epsilon = self.cfg.final_epsilon
+        return stages
 
 
 class QMAML(QUpdates, AdamUpdates):
@@ -184,10 +193,8 @@ class QMAML(QUpdates, AdamUpdates):
 
     def meta_update(self, env: TaskEnv, tasks: Tasks, rng: torch.Generator) -> Metrics:
         """One iteration."""
-        epsilon = self.set_epsilon()
         stages = self.collect_stages(env, tasks, rng)
-        self.policy.epsilon = self.cfg.final_epsilon
-        metrics = stages.metrics() | {"train/epsilon": epsilon}
+        metrics = stages.metrics() | {"train/epsilon": self.epsilon}
         for _ in range(self.cfg.outer_epochs):
             gradient, loss = self.outer_gradient(stages.batches)
             self.adam_step(gradient, 1 - self.progress)

@@ -38,9 +38,7 @@ class QReptile(QUpdates):
 
     def meta_update(self, env: TaskEnv, tasks: Tasks, rng: torch.Generator) -> Metrics:
         """One iteration."""
-        epsilon = self.set_epsilon()
         stages = self.collect_stages(env, tasks, rng, query=False)
-        self.policy.epsilon = self.cfg.final_epsilon
         change = interpolate(self.policy.theta, stages.phi, self.cfg.outer_lr)
         self.update_statistics(stages)
-        return stages.metrics() | {"loss/parameter_change": change, "train/epsilon": epsilon}
+        return stages.metrics() | {"loss/parameter_change": change, "train/epsilon": self.epsilon}

@@ -26,15 +26,11 @@ from precocial.ops.adaptation import TaskLoss, inner_update
 from precocial.ops.distributions import Dist, log_prob, mode, sample
 from precocial.ops.losses import dice_loss, likelihood_ratio_loss, policy_gradient_loss
 from precocial.ops.params import Rate, detach
-from precocial.ops.returns import (
-    episode_index,
-    first_episode_return,
-    normalise,
-    time_in_episode,
-)
+from precocial.ops.returns import first_episode_return, normalise, time_in_episode
 from precocial.ops.sums import mean
 from precocial.rollout import collect, lanes_diverged, stack_steps
 from precocial.types import (
+    Acting,
     EnvSpec,
     Metrics,
     Params,
@@ -186,8 +182,7 @@ class Batch(NamedTuple):
     scale: Float[Tensor, "n 1 1"]
     """1 / standard deviation of the raw advantages (1 without normalisation), for DiCE."""
     above: Float[Tensor, " n"]
-    """Return of a lane's first episode, less the mean of the other tasks, for E-MAML: over the mean
-    deviation of advantages, times the episodes of a lane, as the sum of a lane's losses is."""
+    """What E-MAML credits a task with; 0 for others."""
 
     @property
     def rows(self) -> int:
@@ -279,15 +274,10 @@ def score(rollout: Rollout, cfg: GradientConfig, horizon: int) -> Batch:
     names = [k for k in rollout.extra if not k.startswith("info/")]
     dist = {k: rollout.extra[k].flatten(1, 2) for k in names}
     action = rollout.action.flatten(1, 2)
-    ended = rollout.terminated | rollout.truncated
-    first = (time_in_episode(ended) == 0).to(value.dtype)
-    earned = (reward * (episode_index(ended) == 0)).sum(2).mean(1)
-    # One unit for all tasks: where nothing was earned a task's own deviation is 0.
-    unit = (1 / scale).mean() / mean(first.sum(2))
-    above = (earned - earned.mean()) * n / max(n - 1, 1) / unit
+    time = time_in_episode(rollout.terminated | rollout.truncated)
     return Batch(
         rollout.obs.flatten(1, 2), action, dist, log_prob(dist, action), advantage.flatten(1),
-        reward, value, first, scale, above,
+        reward, value, (time == 0).to(value.dtype), scale, torch.zeros_like(value[:, 0, 0]),
     )  # fmt: skip
 
 
@@ -404,7 +394,7 @@ class GradientLearner(Recorder):
 
     def adapt(self) -> None:
         """One update on everything observed since the last."""
-        batch = self.score(self.take())
+        batch = self.score(self.take(), self)
         self.updates += 1
         lr = self.rates or self.rate(self.cfg.test_lr(self.updates))
         self.params = detach(self.update(self.params, batch, lr))
@@ -521,8 +511,12 @@ class SampledUpdates(PolicyMethod):
         """Of an update by a number."""
         return lr
 
-    def score(self, rollout: Rollout) -> Scored:
-        """What the losses read of a stage."""
+    def actor(self, phi: Params, rng: torch.Generator) -> Acting:
+        """Collects a stage of training with the parameters of each task."""
+        return Actor(self.policy, phi, rng)
+
+    def score(self, rollout: Rollout, actor: Acting) -> Scored:
+        """What the losses read of a stage, and of who acted in it."""
         return score(rollout, self.cfg, self.spec.horizon)
 
     def make_update(self) -> Update:
@@ -537,11 +531,11 @@ class SampledUpdates(PolicyMethod):
         rollouts, batches = [], []
         phi = self.policy.start(self.policy.theta, tasks.num)
         for k in range(self.cfg.inner_steps + query):
-            actor = Actor(self.policy, phi, rng)
+            actor = self.actor(phi, rng)
             rollouts.append(
                 collect(env, tasks, actor, self.cfg.episodes_per_task, self.spec.horizon, rng)
             )
-            batches.append(self.score(rollouts[-1]))
+            batches.append(self.score(rollouts[-1], actor))
             if k < self.cfg.inner_steps:
                 phi = update(phi, batches[-1], lr)
         return Stages(rollouts, batches, phi)
