@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from precocial.presets import JOINT
 from precocial.statistics import TaskSample
 
-UPDATED = ("multi-task", "oracle", "scratch", "q-multi-task", "q-scratch")
+UPDATED = JOINT
 """References that adapt by updates alone: through a trial of episodes they stay as they are."""
 REFERENCES = (*UPDATED, "domain-randomization")
 """Algorithms that others are compared with; they are not expected to gain from adapting."""
