@@ -134,6 +134,18 @@ def test_an_ant_that_falls_or_flies_is_done():
     assert env.spec.terminal_fn(nothing)
 
 
+def test_an_ant_may_go_on_after_a_fall():
+    env = build("ant-crippled", terminate_when_unhealthy=False, horizon=2)
+    started(env)
+    nq = env.model.nq
+    env.state[3, 3], env.state[3, 1 + nq :] = 2.0, 0.0
+    step = env.step(torch.zeros(3, 2, 8))
+    assert env.spec.terminal_fn is None
+    assert not (step.terminated | step.truncated).any() and step.obs[1, 1, 0] > 1.5
+    step = env.step(torch.zeros(3, 2, 8))
+    assert step.truncated.all() and not step.terminated.any()
+
+
 def test_the_fingertip_is_where_mujoco_has_it():
     env = build("arm-7dof", horizon=5)
     _, obs = started(env)

@@ -22,9 +22,19 @@ CRIPPLED: dict[Split, tuple[tuple[int, ...], ...]] = {
 }  # fmt: skip
 
 
+def unhealthy(next_obs: Float[Tensor, "*b o"]) -> Bool[Tensor, "*b"]:
+    """The torso left 0.2 to 1 m, or something is not finite."""
+    height = next_obs[..., 0]
+    return ~((height >= 0.2) & (height <= 1.0) & next_obs.isfinite().all(-1))
+
+
 @dataclass(frozen=True)
 class AntCrippledConfig(BreakingConfig):
     """Options of ``ant-crippled``."""
+
+    terminate_when_unhealthy: bool = True
+    """End the episode when the torso leaves 0.2 to 1 m. Without, an ant that fell or jumped goes
+    on to the horizon, as in the paper's code, and so lives until its leg fails."""
 
 
 class AntCrippled(BreakingRunner):
@@ -36,12 +46,12 @@ class AntCrippled(BreakingRunner):
     effect.
     Reward: forward velocity + 0.05 per step of 0.05 s; m/s, no control cost.
     Start: standing, with Gymnasium's noise. End: the torso is below 0.2 m or above 1 m, which is
-    termination, or the horizon (500 steps).
+    termination if ``terminate_when_unhealthy``, or the horizon (500 steps).
     Task distribution: one leg (id) of 0 and 1 in training, 2 in valid, 3 in test; legs 0 and 3, id
     4, in ``shifted``. Both moving parts of the leg shrink to half their length and thickness
     towards their joints; their mass stays.
     Deviations: the paper's code trains on leg 2 as well, which here is valid's own, and its ant
-    does not stop when it falls.
+    does not stop when it falls: ``terminate_when_unhealthy=False``.
     """
 
     name = "ant-crippled"
@@ -51,7 +61,9 @@ class AntCrippled(BreakingRunner):
     obs_dim = 28
 
     def __init__(self, cfg: AntCrippledConfig | None = None) -> None:
-        super().__init__(cfg or AntCrippledConfig())
+        cfg = cfg or AntCrippledConfig()
+        self.terminal_fn = unhealthy if cfg.terminate_when_unhealthy else None
+        super().__init__(cfg)
 
     @staticmethod
     def reward_fn(
@@ -59,12 +71,6 @@ class AntCrippled(BreakingRunner):
     ) -> Float[Tensor, "*b"]:
         """Mean forward velocity during the step, m/s, and a little for being alive."""
         return next_obs[..., -1] + 0.05
-
-    @staticmethod
-    def terminal_fn(next_obs: Float[Tensor, "*b o"]) -> Bool[Tensor, "*b"]:
-        """The torso left 0.2 to 1 m, or something is not finite."""
-        height = next_obs[..., 0]
-        return ~((height >= 0.2) & (height <= 1.0) & next_obs.isfinite().all(-1))
 
     def draw_tasks(self, n: int, split: Split, rng: torch.Generator) -> dict[str, Tensor]:
         """Which legs obey, (n, 4) of 0 and 1."""
