@@ -17,8 +17,9 @@ from precocial.envs.control.point_nav import PointNav, PointNavConfig
 from precocial.envs.grid.frozen_lake import FrozenLakeV1
 from precocial.nets import products
 from precocial.nets.baseline import fit
-from precocial.nets.mlp import linear, perceptron_once
 from precocial.nets.mlp import orthogonal_layers as layers
+from precocial.nets.mlp import perceptron_once
+from precocial.nets.products import linear
 from precocial.ops import sums
 from precocial.ops.planning import Plan, PlannerConfig, mppi_refine
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float32, Shaped, UInt8
 from torch import Tensor
 
 from precocial.algos import ALGOS
@@ -107,9 +107,11 @@ class Agent:
         state = {"learner": self.inner.state_dict(), "axes": list(self.axes)}
         checkpoint.save(Path(path), state)
 
-    def encode(self, obs: Any) -> Float[Tensor, "n e o"]:
+    def encode(self, obs: Any) -> Shaped[Tensor, "n e o"]:
         """A copy of the environment's own observation, flat, as the policy sees it."""
         env: Any = self.trained.env
+        if env.spec.picture and not hasattr(env, "encode"):
+            return self._pixels(obs, env.spec.obs_shape).to(self.trained.plan.run.device)
         if hasattr(env, "encode"):  # a user's environment
             obs = env.encode(obs, () if self.axes == (1, 1) else self.axes)
         flat = self._numbers(obs, "the observation")
@@ -118,6 +120,16 @@ class Agent:
         if tuple(flat.shape) not in (expected, whole):
             raise UserError(f"the observation has shape {tuple(flat.shape)}; expected {expected}")
         return flat.reshape(whole).to(self.trained.plan.run.device)
+
+    def _pixels(self, obs: Any, shape: tuple[int, ...]) -> UInt8[Tensor, "n e o"]:
+        """A copy of pictures, as rows of bytes."""
+        array, expected = np.asarray(obs), shape if self.axes == (1, 1) else (*self.axes, *shape)
+        if array.shape != expected or array.dtype != np.uint8:
+            raise UserError(
+                f"the observation has shape {array.shape} and dtype {array.dtype}; expected "
+                f"{expected} uint8"
+            )
+        return torch.tensor(array).reshape(*self.axes, -1)
 
     def to_env_units(self, raw: Tensor) -> np.ndarray:
         """What a policy drew (N, E, ...) as the environment takes it, in its dtype and bounds."""

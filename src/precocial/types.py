@@ -95,12 +95,32 @@ class Belief(Protocol):
         ...
 
 
+class Picture(NamedTuple):
+    """An observation that is a square picture of bytes, with or without numbers beside it."""
+
+    side: int
+    """Height and width, pixels."""
+    channels: int
+    numbers: int = 0
+    """How many there are beside it."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the picture: height, width, channels."""
+        return self.side, self.side, self.channels
+
+    @property
+    def size(self) -> int:
+        """Bytes of a row that holds all (``nets/pictures.py``)."""
+        return 4 * self.numbers + self.side * self.side * self.channels
+
+
 class EnvSpec(NamedTuple):
     """What an algorithm may know of a task family."""
 
     name: str
     obs_dim: int
-    """O, the size of the flat observation."""
+    """O, the size of the flat observation: float32 numbers, or the bytes of a picture's row."""
     action_kind: Literal["box", "discrete"]
     action_dim: int
     """A: the number of action components (box) or of actions (discrete)."""
@@ -135,6 +155,18 @@ class EnvSpec(NamedTuple):
     """First and last + 1 column of each named part of the observation, where parts have names."""
     split_sizes: tuple[tuple[Split, int], ...] = ()
     """Number of distinct tasks of each split that has only so many of its own."""
+    picture: Picture | None = None
+    """What a row of bytes holds; None where observations are float32 numbers."""
+
+    @property
+    def obs_dtype(self) -> torch.dtype:
+        """Of observations, wherever they are kept."""
+        return torch.uint8 if self.picture else torch.float32
+
+    @property
+    def obs_shape(self) -> tuple[int, ...]:
+        """Of an observation as a Gymnasium environment gives it: a picture's, or a vector's."""
+        return self.picture.shape if self.picture else (self.obs_dim,)
 
     def tasks_of(self, split: Split) -> int | None:
         """Number of distinct tasks of a split, None for a continuum."""

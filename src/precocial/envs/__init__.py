@@ -191,7 +191,7 @@ def make_env(name: str, config: EnvConfig) -> TaskEnv:
     Raises:
         UserError: nothing has that name, or the environment does not fit.
     """
-    if name in ENVS and not getattr(config, "exact", False):
+    if name in ENVS and not getattr(config, "theirs", False):
         env: TaskEnv = ENVS[name].cls(config)
         return env
     from precocial.envs.own.adapter import make_gym_env

@@ -12,7 +12,7 @@ from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from precocial.seeding import only_where, rand
-from precocial.types import Belief, EnvSpec, RewardFn, Split, Step, Tasks, UserError
+from precocial.types import Belief, EnvSpec, Picture, RewardFn, Split, Step, Tasks, UserError
 
 State = dict[str, Tensor]
 """A simulator state, each ``(N, E, ...)``."""
@@ -44,6 +44,11 @@ class GymConfig(EnvConfig):
     """Processes that step the copies; 0 steps them in this one. Results are the same."""
     step_timeout: float = 60.0
     """Longest time a worker may spend in one reset or step of one copy, in seconds."""
+    pixels: int = 0
+    """See what the environment's own render draws, a picture of so many pixels a side, e.g. 64,
+    instead of its observation; 0: its observation."""
+    frames: int = 1
+    """Pictures seen at a time: the latest and those before it, by which motion shows."""
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
@@ -54,6 +59,10 @@ class GymConfig(EnvConfig):
             )
         if self.workers < 0:
             raise UserError(f"--workers is {self.workers}; expected 0 (no processes) or more")
+        if self.pixels and not 16 <= self.pixels <= 512:
+            raise UserError(f"--env-pixels is {self.pixels}; expected 0 or 16 to 512, try 64")
+        if not 1 <= self.frames <= 8:
+            raise UserError(f"--env-frames is {self.frames}; expected 1 to 8")
         if not 0 < self.step_timeout < math.inf:
             raise UserError(f"--step-timeout is {self.step_timeout}; expected seconds above 0")
 
@@ -70,11 +79,21 @@ class StandardConfig(GymConfig):
         super().__post_init__()
         known = {f.name for f in fields(StandardConfig)}
         for f in fields(self):
-            if self.exact and f.name not in known and getattr(self, f.name) != f.default:
+            if self.theirs and f.name not in known and getattr(self, f.name) != f.default:
                 raise UserError(
-                    f"--env-{f.name.replace('_', '-')} is {getattr(self, f.name)}; --env-exact "
-                    "steps Gymnasium's own environment as it is, leave one of them out"
+                    f"--env-{f.name.replace('_', '-')} is {getattr(self, f.name)}; "
+                    f"--env-{'exact' if self.exact else 'pixels'} steps Gymnasium's own "
+                    "environment as it is, leave one of them out"
                 )
+        if self.frames > 1 and not self.pixels:
+            raise UserError(
+                f"--env-frames is {self.frames}; expected pictures to see, try --env-pixels 64"
+            )
+
+    @property
+    def theirs(self) -> bool:
+        """Whether it is Gymnasium's own code that is stepped: it alone can draw every copy."""
+        return self.exact or bool(self.pixels)
 
 
 def uniform(
@@ -147,6 +166,8 @@ class TensorTaskEnv:
     num_tasks: int | None = None
     trial_episodes: int | None = None
     command_dim: int = 0
+    picture: Picture | None = None
+    """What a row of bytes holds, where observations are pictures."""
     reward_fn: RewardFn | None = None
     """The reward as a function of what is seen, for planners; a static method where it is one."""
 
@@ -162,6 +183,7 @@ class TensorTaskEnv:
             self.name, self.obs_dim, self.action_kind, self.action_dim, self.action_low,
             self.action_high, horizon, self.num_tasks, task_dim, self.trial_episodes,
             belief=self.belief(), reward_fn=self.reward_fn, command_dim=self.command_dim,
+            picture=self.picture,
         )  # fmt: skip
 
     # ---- what a family writes -------------------------------------------------------------

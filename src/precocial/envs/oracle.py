@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
+from precocial.nets.pictures import beside, with_numbers
 from precocial.types import Split, Step, TaskEnv, Tasks
 
 
@@ -17,7 +18,11 @@ class OracleEnv:
         self.env = env
         some = env.sample_tasks(1, "train", torch.Generator().manual_seed(0))
         extra = env.task_features(some).shape[-1]
-        self.spec = env.spec._replace(obs_dim=env.spec.obs_dim + extra, belief=None)
+        picture = env.spec.picture
+        if picture:
+            picture = with_numbers(picture, extra, env.spec.name)
+        dim = picture.size if picture else env.spec.obs_dim + extra
+        self.spec = env.spec._replace(obs_dim=dim, picture=picture, belief=None)
 
     @property
     def steps_taken(self) -> int:
@@ -45,12 +50,12 @@ class OracleEnv:
 
     def switch_features(self, tasks: Tasks, like: Tensor) -> None:
         """Remember the task's numbers, one row per lane."""
-        features = self.env.task_features(tasks).to(like)
+        features = self.env.task_features(tasks).to(like.device, torch.float32)
         self.features: Float[Tensor, "n e d"] = features.unsqueeze(1).expand(-1, like.shape[1], -1)
 
-    def append(self, obs: Shaped[Tensor, "n e o"]) -> Float[Tensor, "n e p"]:
-        """Observation, then task."""
-        return torch.cat([obs, self.features], -1)
+    def append(self, obs: Shaped[Tensor, "n e o"]) -> Shaped[Tensor, "n e p"]:
+        """Observation and task."""
+        return beside(obs, self.features)
 
     def step(self, action: Tensor) -> Step:
         """As the family, the task appended."""

@@ -44,6 +44,8 @@ def as_pixels(image: Any, name: str) -> UInt8[np.ndarray, "h w 3"]:
         UserError: it is none of these; ``name`` says whose.
     """
     pixels = np.asarray(image)
+    if pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.size:
+        return pixels
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     kind, shape = pixels.dtype.kind, pixels.shape

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
 from precocial.envs import ENVS
@@ -53,7 +53,10 @@ class TaskGymEnv(gymnasium.Env):
         # The policy output that spans the action bounds, where the family lets one choose.
         self.action_scale = float(getattr(cfg, "action_scale", 1.0))
         spec = self.family.spec
-        self.observation_space = spaces.Box(-np.inf, np.inf, (spec.obs_dim,), np.float32)
+        if spec.picture:
+            self.observation_space = spaces.Box(0, 255, spec.obs_shape, np.uint8)
+        else:
+            self.observation_space = spaces.Box(-np.inf, np.inf, spec.obs_shape, np.float32)
         if spec.action_kind == "discrete":
             self.action_space: spaces.Space = spaces.Discrete(spec.action_dim)
         else:
@@ -85,7 +88,7 @@ class TaskGymEnv(gymnasium.Env):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Float32[np.ndarray, " o"], dict[str, Any]]:
+    ) -> tuple[Shaped[np.ndarray, "*o"], dict[str, Any]]:
         """Start an episode; ``seed`` has no influence on the task."""
         super().reset(seed=seed)
         self.playing = True
@@ -94,7 +97,7 @@ class TaskGymEnv(gymnasium.Env):
 
     def step(
         self, action: Any
-    ) -> tuple[Float32[np.ndarray, " o"], float, bool, bool, dict[str, Any]]:
+    ) -> tuple[Shaped[np.ndarray, "*o"], float, bool, bool, dict[str, Any]]:
         """One step; the observation is the true successor."""
         step = self.family.step(self._to_policy_units(action))
         terminated, truncated = bool(step.terminated), bool(step.truncated)
@@ -126,9 +129,9 @@ class TaskGymEnv(gymnasium.Env):
         unit = (np.asarray(action, np.float64) - low) / (high - low) * 2 - 1
         return torch.as_tensor(unit * self.action_scale, dtype=torch.float32)[None, None]
 
-    @staticmethod
-    def _out(obs: Float[Tensor, "1 1 o"]) -> Float32[np.ndarray, " o"]:
-        return np.array(obs[0, 0].cpu().numpy(), np.float32)  # a copy: callers keep it
+    def _out(self, obs: Shaped[Tensor, "1 1 o"]) -> Shaped[np.ndarray, "*o"]:
+        spec = self.family.spec
+        return obs[0, 0].cpu().reshape(spec.obs_shape).numpy().copy()  # callers keep it
 
     @staticmethod
     def _unpack(tasks: Tasks) -> list[dict[str, np.ndarray]]:

@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from precocial.nets.mlp import linear
-from precocial.nets.products import dense, shared, stepped
+from precocial.nets.products import dense, linear, shared, stepped
 from precocial.ops.moments import merge_moments
 from precocial.types import EnvSpec, Params
 

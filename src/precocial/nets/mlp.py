@@ -12,16 +12,16 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from precocial.nets.activations import tanh
 from precocial.nets.initial import orthogonal
-from precocial.nets.products import ROWS, cut_up, rectified
+from precocial.nets.pictures import initial, is_bytes, read, seen_dim
+from precocial.nets.products import linear, rectified
 from precocial.ops.distributions import Dist
 from precocial.ops.moments import merge_moments
 from precocial.ops.params import expand
-from precocial.threads import alone
 from precocial.types import EnvSpec, Params
 
 Activation = Literal["tanh", "relu"]
@@ -29,29 +29,14 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": tanh, "relu": torc
 MIN_LOG_STD = math.log(1e-6)
 
 
-def linear(
-    x: Float[Tensor, "*b i"], weight: Float[Tensor, "*n i o"], bias: Float[Tensor, "*n o"]
-) -> Float[Tensor, "*b o"]:
-    """``x W + b`` for shared weights (i, o), or for (N, i, o) on a batch (N, B, i)."""
-    if weight.ndim == 2:
-        one = cut_up(x.shape[:-1].numel(), weight)
-        return (alone(torch.matmul, x, weight) if one else x @ weight) + bias
-    rows = x.shape[1]
-    if len(weight) == 1 and rows > ROWS:  # one task: threads would cut up its sums over rows
-        parts = -(-rows // ROWS)
-        padded = torch.nn.functional.pad(x[0], (0, 0, 0, -rows % parts))
-        stacked = (p.expand(parts, *p.shape[1:]) for p in (weight, bias))
-        y = linear(padded.unflatten(0, (parts, -1)), *stacked)
-        return y.flatten(0, 1)[:rows].unsqueeze(0)
-    if len(weight) == 1 and cut_up(rows, weight):
-        return alone(torch.baddbmm, bias.unsqueeze(-2), x, weight)
-    return torch.baddbmm(bias.unsqueeze(-2), x, weight)
-
-
 def perceptron(
-    params: Params, x: Float[Tensor, "*b i"], activation: Callable[[Tensor], Tensor]
+    params: Params, x: Shaped[Tensor, "*b i"], activation: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, "*b o"]:
-    """The layers ``weight_0``, ``bias_0``, ``weight_1``, ...; shared or stacked, as ``linear``."""
+    """The layers ``weight_0``, ``bias_0``, ``weight_1``, ...; shared or stacked, as ``linear``.
+
+    Rows of bytes are read by the convolutions before them.
+    """
+    x = read(params, x)
     last = sum(name.startswith("weight_") for name in params) - 1
     for i in range(last + 1):
         x = linear(x, params[f"weight_{i}"], params[f"bias_{i}"])
@@ -61,10 +46,10 @@ def perceptron(
 
 
 def perceptron_once(
-    params: Params, x: Float[Tensor, "s b i"], activation: Callable[[Tensor], Tensor]
+    params: Params, x: Shaped[Tensor, "s b i"], activation: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, "s b o"]:
     """A stacked ``perceptron`` that is differentiated once: faster where it is one with ReLU."""
-    if len(x) > 1 or activation is not torch.relu:
+    if len(x) > 1 or activation is not torch.relu or is_bytes(x):
         return perceptron(params, x, activation)
     depth = sum(name.startswith("weight_") for name in params)
     weights = [params[f"weight_{i}"] for i in range(depth)]
@@ -82,7 +67,7 @@ def orthogonal_layers(sizes: Sequence[int], last_gain: float, rng: torch.Generat
 
 
 def outputs(
-    params: Params, obs: Float[Tensor, "*b o"], activation: Callable[[Tensor], Tensor]
+    params: Params, obs: Shaped[Tensor, "*b o"], activation: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, "*b a"]:
     """A perceptron's: ``obs`` is (B, O) with shared parameters, (N, ..., O) with stacked ones."""
     stacked = params["bias_0"].ndim == 2
@@ -93,7 +78,7 @@ def outputs(
 
 def action_dist(
     params: Params,
-    obs: Float[Tensor, "*b o"],
+    obs: Shaped[Tensor, "*b o"],
     activation: Callable[[Tensor], Tensor],
 ) -> Dist:
     """Of a perceptron: a Gaussian where there is a ``log_std``, else a categorical.
@@ -112,7 +97,8 @@ def action_dist(
 class Policy(nn.Module):
     """MLP policy: diagonal Gaussian for box actions, categorical for discrete ones.
 
-    The Gaussian's standard deviation is one free vector, which adapts with the rest. The
+    The Gaussian's standard deviation is one free vector, which adapts with the rest, as do the
+    convolutions where observations are pictures. The
     observation normaliser (running mean and variance) lives in buffers, which no inner update
     touches.
     """
@@ -136,7 +122,9 @@ class Policy(nn.Module):
         self.normalize_obs = normalize_obs
         self.context_dim = context_dim
         """Numbers of a task's own that the network reads beside the observation."""
-        sizes = (spec.obs_dim + context_dim, *hidden, spec.action_dim)
+        for name, p in initial(spec, rng).items():
+            self.register_parameter(name, nn.Parameter(p))
+        sizes = (seen_dim(spec) + context_dim, *hidden, spec.action_dim)
         for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
             # Glorot-uniform, as in the reference implementations of MAML and ProMP.
             bound = math.sqrt(6 / (fan_in + fan_out))
@@ -162,13 +150,18 @@ class Policy(nn.Module):
             phi["context"] = zeros.requires_grad_()  # a leaf, which updates differentiate
         return phi
 
-    def dist(self, params: Params, obs: Float[Tensor, "*b o"]) -> Dist:
+    def dist(self, params: Params, obs: Shaped[Tensor, "*b o"]) -> Dist:
         """Action distribution at ``obs``: (B, O) with shared weights, (N, ..., O) with stacked."""
         return action_dist(params, self.inputs(params, obs), self.activation)
 
-    def inputs(self, params: Params, obs: Float[Tensor, "*b o"]) -> Float[Tensor, "*b i"]:
-        """Observations, of mean 0 and deviation 1 where that was asked for, and the context."""
-        if self.normalize_obs:
+    def inputs(self, params: Params, obs: Shaped[Tensor, "*b o"]) -> Float[Tensor, "*b i"]:
+        """Observations, of mean 0 and deviation 1 where that was asked for, and the context.
+
+        What the convolutions make of a picture is not normalised.
+        """
+        if is_bytes(obs):
+            obs = read(params, obs)
+        elif self.normalize_obs:
             obs = ((obs - self.obs_mean) * (self.obs_var + 1e-8).rsqrt()).clamp(-10, 10)
         if not self.context_dim:
             return obs
@@ -177,9 +170,9 @@ class Policy(nn.Module):
         return torch.cat([obs, context.expand(*obs.shape[:-1], -1)], -1)
 
     @torch.no_grad()
-    def update_statistics(self, obs: Float[Tensor, "*b o"]) -> None:
+    def update_statistics(self, obs: Shaped[Tensor, "*b o"]) -> None:
         """Merge a batch into the running mean and variance."""
-        if not self.normalize_obs:
+        if not self.normalize_obs or is_bytes(obs):
             return
         moments = self.obs_mean, self.obs_var, self.obs_count
         merged = merge_moments(*moments, obs.reshape(-1, obs.shape[-1]))
@@ -205,11 +198,11 @@ class QNetwork(Policy):
         with torch.no_grad():  # no value is known yet
             self.theta[f"weight_{len(hidden)}"].mul_(0.01)
 
-    def values(self, params: Params, obs: Float[Tensor, "*b o"]) -> Float[Tensor, "*b a"]:
+    def values(self, params: Params, obs: Shaped[Tensor, "*b o"]) -> Float[Tensor, "*b a"]:
         """Q(s, .) at ``obs``, as ``Policy.dist``."""
         return outputs(params, self.inputs(params, obs), self.activation)
 
-    def dist(self, params: Params, obs: Float[Tensor, "*b o"]) -> Dist:
+    def dist(self, params: Params, obs: Shaped[Tensor, "*b o"]) -> Dist:
         """Epsilon-greedy."""
         q = self.values(params, obs)
         best = torch.nn.functional.one_hot(q.argmax(-1), q.shape[-1]).to(q)

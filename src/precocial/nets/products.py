@@ -135,6 +135,25 @@ def _by_onednn(a: Tensor) -> bool:
     return _ONEDNN and a.dtype == torch.float32 and a.device.type == "cpu"
 
 
+def linear(
+    x: Float[Tensor, "*b i"], weight: Float[Tensor, "*n i o"], bias: Float[Tensor, "*n o"]
+) -> Float[Tensor, "*b o"]:
+    """``x W + b`` for shared weights (i, o), or for (N, i, o) on a batch (N, B, i)."""
+    if weight.ndim == 2:
+        one = cut_up(x.shape[:-1].numel(), weight)
+        return (alone(torch.matmul, x, weight) if one else x @ weight) + bias
+    rows = x.shape[1]
+    if len(weight) == 1 and rows > ROWS:  # one task: threads would cut up its sums over rows
+        parts = -(-rows // ROWS)
+        padded = torch.nn.functional.pad(x[0], (0, 0, 0, -rows % parts))
+        stacked = (p.expand(parts, *p.shape[1:]) for p in (weight, bias))
+        y = linear(padded.unflatten(0, (parts, -1)), *stacked)
+        return y.flatten(0, 1)[:rows].unsqueeze(0)
+    if len(weight) == 1 and cut_up(rows, weight):
+        return alone(torch.baddbmm, bias.unsqueeze(-2), x, weight)
+    return torch.baddbmm(bias.unsqueeze(-2), x, weight)
+
+
 class Linear(nn.Linear):
     """``nn.Linear`` by these products; differentiable once."""
 

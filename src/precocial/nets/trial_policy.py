@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Tensor, nn
 
 from precocial.nets.activations import tanh
 from precocial.nets.initial import linear, orthogonal
 from precocial.nets.memory import Memory
+from precocial.nets.pictures import initial, out_dim, read
 from precocial.nets.products import Linear
 from precocial.nets.recurrent import State
 from precocial.ops.distributions import Dist
@@ -36,20 +37,53 @@ class MLP(nn.Module):
         return {}
 
     def sequence(
-        self, x: Float[Tensor, "*t i"], state: State, keep: Float[Tensor, "t b"] | None
+        self, x: Shaped[Tensor, "*t i"], state: State, keep: Float[Tensor, "t b"] | None
     ) -> Float[Tensor, "*t h"]:
         """Each step on its own."""
         for layer in self.layers:
             x = tanh(layer(x))
         return x
 
-    def step(self, x: Float[Tensor, "b i"], state: State) -> tuple[Float[Tensor, "b h"], State]:
+    def step(self, x: Shaped[Tensor, "b i"], state: State) -> tuple[Float[Tensor, "b h"], State]:
         """Output after one input."""
         return self.sequence(x, state, None), state
 
     def clear(self, state: State, lanes: Bool[Tensor, " b"]) -> State:
         """There is nothing to forget."""
         return state
+
+
+class Eyes(nn.Module):
+    """What a memory gets of rows of bytes: a layer on the convolutions, and the numbers beside.
+
+    Args:
+        spec: Whose pictures they are.
+        extra: Numbers beside the picture besides the family's own.
+        size: Width of the layer.
+        rng: Draws the weights.
+    """
+
+    def __init__(self, spec: EnvSpec, extra: int, size: int, rng: torch.Generator) -> None:
+        super().__init__()
+        assert spec.picture is not None
+        for name, p in initial(spec, rng).items():
+            self.register_parameter(name, nn.Parameter(p))
+        self.numbers = spec.picture.numbers + extra
+        self.layer = linear(out_dim(spec.picture._replace(numbers=0)), size, rng)
+        self.size = size + self.numbers
+
+    def sequence(
+        self, x: UInt8[Tensor, "*t i"], state: State, keep: Float[Tensor, "t b"] | None
+    ) -> Float[Tensor, "*t h"]:
+        """Each step on its own."""
+        seen = read(dict(self.named_parameters()), x)
+        size = seen.shape[-1] - self.numbers
+        return torch.cat([tanh(self.layer(seen[..., :size])), seen[..., size:]], -1)
+
+
+def eyes(spec: EnvSpec, extra: int, rng: torch.Generator, size: int = 0) -> Eyes | None:
+    """Where a family shows pictures; 64 wide unless it is said how wide."""
+    return Eyes(spec, extra, size or 64, rng) if spec.picture else None
 
 
 class TrialPolicy(nn.Module):
@@ -72,7 +106,7 @@ class TrialPolicy(nn.Module):
         steps: int,
         init_std: float,
         rng: torch.Generator,
-        embedding: MLP | None = None,
+        embedding: MLP | Eyes | None = None,
     ) -> None:
         super().__init__()
         self.memory, self.embedding = memory, embedding
@@ -97,17 +131,17 @@ class TrialPolicy(nn.Module):
         return {"mean": out, "log_std": self.log_std.expand_as(out)}, value
 
     def sequence(
-        self, x: Float[Tensor, "t b i"], state: State, keep: Float[Tensor, "t b"] | None
+        self, x: Shaped[Tensor, "t b i"], state: State, keep: Float[Tensor, "t b"] | None
     ) -> tuple[Dist, Float[Tensor, "t b"]]:
         """Distribution and normalised value at every step of whole trials."""
         return self.heads(self.memory.sequence(self.embed(x), state, keep))
 
-    def embed(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b d"]:
+    def embed(self, x: Shaped[Tensor, "*b i"]) -> Float[Tensor, "*b d"]:
         """The memory's input."""
         return self.embedding.sequence(x, {}, None) if self.embedding else x
 
     def step(
-        self, x: Float[Tensor, "b i"], state: State
+        self, x: Shaped[Tensor, "b i"], state: State
     ) -> tuple[Dist, Float[Tensor, " b"], State]:
         """Distribution, normalised value, and the memory after one input."""
         h, state = self.memory.step(self.embed(x), state)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from precocial.algos.plain.shared import Normalisers, PlainMethod
@@ -53,7 +53,7 @@ def _net(member: Any) -> str | None:
     return next((n for n in ("actor", "q") if "weight_1" in nets.get(n, {})), None)
 
 
-def features(member: PlainMethod, obs: Float[Tensor, "n e t o"]) -> Float[Tensor, "n b f"]:
+def features(member: PlainMethod, obs: Shaped[Tensor, "n e t o"]) -> Float[Tensor, "n b f"]:
     """The last hidden layer, and 1."""
     params = member.nets[_net(member) or ""]
     last = sum(k.startswith("weight_") for k in params) - 1

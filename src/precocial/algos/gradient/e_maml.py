@@ -77,7 +77,7 @@ class EMAML(MAML):
 
     def score(self, rollout: Rollout, actor: Acting) -> Batch:
         """With the credit of each task."""
-        batch = score(rollout, self.cfg, self.spec.horizon)
+        batch = score(rollout, self.cfg, self.spec)
         return batch._replace(above=above_others(batch))
 
     def outer_loss(

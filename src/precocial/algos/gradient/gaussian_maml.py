@@ -28,7 +28,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from precocial.algos.gradient.shared import (
@@ -118,7 +118,7 @@ def lane_params(params: Params, scale: Params, noise: Noise) -> Params:
 
 
 def lane_dist(
-    policy: Policy, params: Params, scale: Params, noise: Noise, obs: Float[Tensor, "n b o"]
+    policy: Policy, params: Params, scale: Params, noise: Noise, obs: Shaped[Tensor, "n b o"]
 ) -> Dist:
     """Action distributions of all lanes by their own parameters, each (N, B, A)."""
     n, lanes = next(iter(noise.values())).shape[:2]
@@ -132,6 +132,11 @@ class Drawn(NamedTuple):
 
     batch: Batch
     noise: Noise
+
+    @property
+    def obs(self) -> Tensor:
+        """States (N, B, O)."""
+        return self.batch.obs
 
     @property
     def rows(self) -> int:
@@ -163,7 +168,7 @@ class LaneActor:
         self.acted: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def act(self, obs: Float[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
+    def act(self, obs: Shaped[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
         """Sample, or take the mode."""
         dist = self.policy.dist(self.own, obs.flatten(0, 1).unsqueeze(1))
         self.acted = {k: v.squeeze(1).unflatten(0, obs.shape[:2]) for k, v in dist.items()}
@@ -221,7 +226,7 @@ class GaussianMAML(AdamUpdates):
     def score(self, rollout: Rollout, actor: Acting) -> Drawn:
         """With what was drawn."""
         assert isinstance(actor, LaneActor | GaussianLearner)
-        return Drawn(score(rollout, self.cfg, self.spec.horizon), actor.noise)
+        return Drawn(score(rollout, self.cfg, self.spec), actor.noise)
 
     def make_update(self) -> GradientDescent:
         """Gradient descent of the mean."""
@@ -296,7 +301,7 @@ class GaussianLearner(GradientLearner):
         """A draw for each lane."""
         self.drawn = LaneActor(self.policy, self.params, self.scale, self.lanes, self.rng)
 
-    def act(self, obs: Float[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
+    def act(self, obs: Shaped[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
         """By the lane's draw, or the most likely action of the mean."""
         if not explore:
             return super().act(obs, explore=False)

@@ -27,7 +27,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from precocial.algos.gradient.shared import (
@@ -105,10 +105,10 @@ class QMAMLConfig(QConfig, MetaGradientConfig):
 class QBatch(NamedTuple):
     """Data of one stage."""
 
-    obs: Float[Tensor, "n b o"]
+    obs: Shaped[Tensor, "n b o"]
     action: Int[Tensor, "n b"]
     """B = E*T."""
-    next_obs: Float[Tensor, "n b o"]
+    next_obs: Shaped[Tensor, "n b o"]
     reward: Float[Tensor, "n e t"]
     terminated: Bool[Tensor, "n e t"]
     truncated: Bool[Tensor, "n e t"]

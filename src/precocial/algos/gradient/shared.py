@@ -15,12 +15,13 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from precocial.checks import at_least, in_range, positive
 from precocial.nets.baseline import advantages
 from precocial.nets.mlp import Activation, Policy
+from precocial.nets.pictures import is_bytes, seen_dim, thumbnail
 from precocial.ops.adam import Adam
 from precocial.ops.adaptation import TaskLoss, inner_update
 from precocial.ops.distributions import Dist, log_prob, mode, sample
@@ -42,7 +43,7 @@ from precocial.types import (
 )
 
 Estimator = Literal["likelihood-ratio", "dice", "loaded-dice", "log-likelihood"]
-ROWS_PER_CHUNK = 20_000
+ROWS_PER_CHUNK, PICTURES_PER_CHUNK = 20_000, 2_000
 """Losses are differentiated for about this many transitions at a time, which bounds memory."""
 
 
@@ -165,7 +166,7 @@ class GradientConfig(UpdatesConfig, PolicyConfig):
 class Batch(NamedTuple):
     """Scored data of one stage: what losses read."""
 
-    obs: Float[Tensor, "n b o"]
+    obs: Shaped[Tensor, "n b o"]
     action: Tensor
     """``(N, B, A)`` or ``(N, B)``, B = E*T."""
     dist: Dist
@@ -213,6 +214,9 @@ class Scored(Protocol):
     """Scored data of one stage, whatever the losses are."""
 
     @property
+    def obs(self) -> Tensor: ...
+
+    @property
     def rows(self) -> int: ...
 
     def select(self, index: slice) -> Any: ...
@@ -258,12 +262,15 @@ class GradientDescent:
 
 
 @torch.no_grad()
-def score(rollout: Rollout, cfg: GradientConfig, horizon: int) -> Batch:
+def score(rollout: Rollout, cfg: GradientConfig, spec: EnvSpec) -> Batch:
     """Advantages under the linear baseline, and the data flattened to (N, E*T, ...).
 
-    Steps on which a simulation diverged have advantage 0.
+    Steps on which a simulation diverged have advantage 0. Of pictures the baseline sees grey
+    thumbnails.
     """
-    advantage, value, reward = advantages(rollout, cfg.gamma, cfg.gae_lambda, horizon)
+    obs, next_obs = (thumbnail(x, spec, grey=True) for x in (rollout.obs, rollout.next_obs))
+    seen = rollout._replace(obs=obs, next_obs=next_obs)
+    advantage, value, reward = advantages(seen, cfg.gamma, cfg.gae_lambda, spec.horizon)
     n = advantage.shape[0]
     scale = torch.ones((n, 1, 1), dtype=value.dtype, device=value.device)
     if cfg.normalize_advantages:
@@ -315,7 +322,8 @@ def add_gradient(total: Params, loss: Tensor, meta: Params) -> None:
 
 def chunks(batch: Scored, num: int) -> Iterator[slice]:
     """Slices that cover ``num`` tasks, each of about ``ROWS_PER_CHUNK`` transitions."""
-    size = max(1, ROWS_PER_CHUNK // batch.rows)
+    rows = PICTURES_PER_CHUNK if is_bytes(batch.obs) else ROWS_PER_CHUNK
+    size = max(1, rows // batch.rows)
     for start in range(0, num, size):
         yield slice(start, min(start + size, num))
 
@@ -328,7 +336,7 @@ class Actor:
         self.acted: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def act(self, obs: Float[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
+    def act(self, obs: Shaped[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
         """Sample, or take the mode; remembers the distribution in ``acted``."""
         self.acted = self.policy.dist(self.params, obs)
         return sample(self.acted, self.rng) if explore else mode(self.acted)
@@ -345,7 +353,7 @@ class Recorder(Actor):
         self.steps: list[tuple[Tensor, ...]] = []
         self.extras: list[dict[str, Tensor]] = []
 
-    def act(self, obs: Float[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
+    def act(self, obs: Shaped[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
         """As ``Actor``; remembers the observation."""
         self.obs = obs
         return super().act(obs, explore=explore)
@@ -468,7 +476,7 @@ class PolicyMethod:
     @torch.no_grad()
     def begin_with(self, networks: dict[str, Params]) -> None:
         """See ``Transferable``."""
-        reads_context = self.policy.theta["weight_0"][self.spec.obs_dim :]
+        reads_context = self.policy.theta["weight_0"][seen_dim(self.spec) :]
         fresh = reads_context.clone()
         for name, p in self.policy.theta.items():
             p.copy_(networks[self.network][name])
@@ -517,7 +525,7 @@ class SampledUpdates(PolicyMethod):
 
     def score(self, rollout: Rollout, actor: Acting) -> Scored:
         """What the losses read of a stage, and of who acted in it."""
-        return score(rollout, self.cfg, self.spec.horizon)
+        return score(rollout, self.cfg, self.spec)
 
     def make_update(self) -> Update:
         """The inner update of a new trial: plain gradient descent."""

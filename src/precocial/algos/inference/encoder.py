@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from precocial.nets.mlp import linear, orthogonal_layers, perceptron_once
+from precocial.nets.mlp import orthogonal_layers, perceptron_once
+from precocial.nets.products import linear
 from precocial.types import Params
 
 Kind = Literal["product", "attention", "gru"]

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from precocial import threads
@@ -43,10 +43,13 @@ from precocial.algos.plain.sac import (
     actor_losses,
     critic_losses,
     initial_nets,
+    looked_at,
+    slow,
     usual_entropy,
 )
 from precocial.checks import at_least, in_range, positive, widths
 from precocial.nets.mlp import Activation
+from precocial.nets.pictures import read, seen_dim, thumbnail, thumbnail_dim
 from precocial.nets.stack import Moments, Nets, Stack, follow
 from precocial.ops.returns import episode_index, episode_returns
 from precocial.rollout import collect, lanes_diverged
@@ -154,12 +157,12 @@ class PEARL:
         self.cfg, self.spec, self.device = cfg, spec, device
         self.num_stages = cfg.episodes_per_trial + 1
         row = row_width(cfg, spec)
-        nets = initial_nets(spec.obs_dim + cfg.latent_dim, spec, cfg.hidden, cfg.alpha, rng)
+        nets = initial_nets(seen_dim(spec) + cfg.latent_dim, spec, cfg.hidden, cfg.alpha, rng)
         temperature = nets.pop("temperature")
         nets["encoder"] = initial(cfg.encoder, row, cfg.encoder_hidden, cfg.latent_dim, rng)
         nets["temperature"] = temperature
         self.nets = {n: {k: p.to(device) for k, p in part.items()} for n, part in nets.items()}
-        self.targets = {n: copy.deepcopy(self.nets[n]) for n in ("q", "q_twin")}
+        self.targets = slow(self.nets)
         self.moments = Moments.zero(self.nets)
         self.pool_seed = child_seed(rng)
         """Draws the training tasks."""
@@ -192,8 +195,9 @@ class PEARL:
     def learner(self, num_tasks: int, lanes: int, rng: torch.Generator) -> PEARLLearner:
         """Acts on what it infers."""
         nets = {
-            n: {k: p.unsqueeze(0) for k, p in self.nets[n].items()} for n in ("actor", "encoder")
-        }
+            n: {k: p.unsqueeze(0) for k, p in part.items()}
+            for n, part in self.nets.items() if n in ("actor", "encoder", "eyes")
+        }  # fmt: skip
         return PEARLLearner(self.cfg, self.spec, nets, self.scale, (num_tasks, lanes), rng)
 
     def test_lrs(self, num_updates: int) -> list[float]:
@@ -387,22 +391,22 @@ def changes(reward: Float[Tensor, "*b t"], ended: Bool[Tensor, "*b t"]) -> Float
 
 def row_width(cfg: PEARLConfig, spec: EnvSpec) -> int:
     """Of ``context_rows``."""
-    seen = spec.obs_dim * (1 + cfg.next_obs_in_context)
+    seen = thumbnail_dim(spec) * (1 + cfg.next_obs_in_context)
     return seen + spec.action_dim + 1 + cfg.reward_change_in_context
 
 
 def context_rows(
     steps: dict[str, Tensor], cfg: PEARLConfig, spec: EnvSpec
 ) -> Float[Tensor, "*b d"]:
-    """What the encoder reads of transitions, before it is scaled."""
-    action = steps["action"]
+    """What the encoder reads of transitions, before it is scaled; of pictures thumbnails."""
+    action, obs = steps["action"], thumbnail(steps["obs"], spec)
     if spec.action_kind == "discrete":
-        action = torch.nn.functional.one_hot(action, spec.action_dim).to(steps["obs"])
-    parts = [steps["obs"], action.clamp(-1, 1), steps["reward"].unsqueeze(-1)]
+        action = torch.nn.functional.one_hot(action, spec.action_dim).to(obs)
+    parts = [obs, action.clamp(-1, 1), steps["reward"].unsqueeze(-1)]
     if cfg.reward_change_in_context:
         parts.append(steps["change"].unsqueeze(-1))
     if cfg.next_obs_in_context:
-        parts.append(steps["next_obs"] - steps["obs"])
+        parts.append(thumbnail(steps["next_obs"], spec) - obs)
     return torch.cat(parts, -1)
 
 
@@ -448,8 +452,9 @@ class Training:
 
     def run(self, steps: int) -> None:
         """So many; what they learn from is drawn for some of them together."""
-        for start in range(0, steps, AHEAD):
-            for data in self.drawn(min(AHEAD, steps - start)):
+        ahead = 1 if self.owner.spec.picture else AHEAD
+        for start in range(0, steps, ahead):
+            for data in self.drawn(min(ahead, steps - start)):
                 threads.adjust()
                 self.step(*data)
         [self.owner.nets], [self.owner.targets] = self.stack.rows(), self.targets.rows()
@@ -477,15 +482,15 @@ class Training:
         cfg, owner, nets = self.cfg, self.owner, self.stack.nets
         encoder = {k: p.squeeze(0) for k, p in nets["encoder"].items()}
         z, kl = guess(encoder, rows, weight, cfg, self.rng)
-        every = z.unsqueeze(1).expand(-1, cfg.batch_size, -1)
-        batch = batch._replace(
-            obs=torch.cat([batch.obs, every], -1), next_obs=torch.cat([batch.next_obs, every], -1)
-        )
+        z = z.unsqueeze(1).expand(-1, cfg.batch_size, -1).flatten(0, 1).unsqueeze(0)
         batch = Sample(*(x.flatten(0, 1).unsqueeze(0) for x in batch))
+        batch, ahead = looked_at(nets, self.targets.nets, batch)
+        obs, next_obs, ahead = (torch.cat([x, z], -1) for x in (batch.obs, batch.next_obs, ahead))
+        batch = batch._replace(obs=obs, next_obs=next_obs)
         log_alpha = nets["temperature"]["log_alpha"]
         alpha = log_alpha.detach().exp()
-        losses = critic_losses(nets, self.targets.nets, batch, alpha, self.policies)
-        losses |= actor_losses(nets, batch._replace(obs=batch.obs.detach()), alpha, self.policies)
+        losses = critic_losses(nets, self.targets.nets, batch, ahead, alpha, self.policies)
+        losses |= actor_losses(nets, batch, alpha, self.policies)
         kl = kl.mean().unsqueeze(0)
         total = losses["loss/value"] + losses["loss/policy"]
         if cfg.context == "sampled":
@@ -594,10 +599,11 @@ class PEARLLearner:
         return rows, weight
 
     @torch.no_grad()
-    def act(self, obs: Float[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
+    def act(self, obs: Shaped[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
         """Sample, or take the middle."""
         self.obs = obs
-        rows = torch.cat([obs, self.z], -1).flatten(0, 1).unsqueeze(0)
+        seen = read(self.nets.get("eyes", {}), obs.flatten(0, 1).unsqueeze(0))
+        rows = torch.cat([seen, self.z.flatten(0, 1).unsqueeze(0)], -1)
         return self.policies.act(
             self.nets["actor"], rows, self.shape, self.rng if explore else None
         )

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from precocial.algos.memory.trials import (
@@ -26,7 +26,8 @@ from precocial.algos.memory.trials import (
     TrialMethod,
 )
 from precocial.checks import widths
-from precocial.nets.trial_policy import MLP, TrialPolicy
+from precocial.nets.pictures import beside
+from precocial.nets.trial_policy import MLP, TrialPolicy, eyes
 from precocial.types import Belief, EnvSpec, Metrics, Step, TaskEnv, Tasks, UserError
 
 
@@ -57,12 +58,12 @@ class ExactBelief:
         return self.spec.belief
 
     @staticmethod
-    def input_dim(spec: EnvSpec) -> int:
-        """Size of the policy's input."""
+    def extra(spec: EnvSpec) -> int:
+        """Numbers beside the observation."""
         assert spec.belief is not None
-        return spec.obs_dim + spec.belief.dim + 2
+        return spec.belief.dim + 2
 
-    def features(self, obs: Float[Tensor, "b o"]) -> Float[Tensor, "b i"]:
+    def features(self, obs: Shaped[Tensor, "b o"]) -> Float[Tensor, "b i"]:
         """(s_t, b_t, share of the trial's episodes done, share of the episode done)."""
         self.obs = obs.unflatten(0, self.shape)
         if self.belief is None:
@@ -71,7 +72,7 @@ class ExactBelief:
         scale = torch.tensor([self.episodes, self.spec.horizon], device=obs.device)
         time = (self.time / scale).clamp(max=1.0)
         known = self.model.features(self.belief, self.obs)
-        return torch.cat([self.obs, known, time], -1).flatten(0, 1)
+        return beside(self.obs, torch.cat([known, time], -1)).flatten(0, 1)
 
     def observe(self, action: Tensor, step: Step) -> None:
         """Bayes' rule, and the clock."""
@@ -104,10 +105,11 @@ class BeliefOracle(TrialMethod):
                 f"belief-oracle needs a family that knows its exact posterior and {spec.name} does "
                 "not; try bandit, tabular-mdp, grid-nav, grid-world or two-step"
             )
-        net = MLP(ExactBelief.input_dim(spec), cfg.hidden, rng)
-        self.prepare(
-            cfg, spec, TrialPolicy(net, spec, cfg.trial_steps(spec), cfg.init_std, rng), device
-        )
+        embedding = eyes(spec, ExactBelief.extra(spec), rng)
+        inputs = embedding.size if embedding else spec.obs_dim + ExactBelief.extra(spec)
+        net, steps = MLP(inputs, cfg.hidden, rng), cfg.trial_steps(spec)
+        policy = TrialPolicy(net, spec, steps, cfg.init_std, rng, embedding)
+        self.prepare(cfg, spec, policy, device)
 
     def meta_update(self, env: TaskEnv, tasks: Tasks, rng: torch.Generator) -> Metrics:
         """One trial on every lane, then PPO on all of them."""

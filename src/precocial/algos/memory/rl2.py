@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from precocial.algos.memory.trials import (
@@ -39,7 +39,8 @@ from precocial.algos.memory.trials import (
 from precocial.checks import at_least
 from precocial.nets.gru import Precision
 from precocial.nets.memory import MemoryKind, build_memory
-from precocial.nets.trial_policy import MLP, TrialPolicy
+from precocial.nets.pictures import beside
+from precocial.nets.trial_policy import MLP, Eyes, TrialPolicy, eyes
 from precocial.types import EnvSpec, Metrics, Step, TaskEnv, Tasks, UserError
 
 
@@ -56,7 +57,7 @@ class RL2Config(TrialConfig):
     """Width of the keys of fast-weights (K): about as many observations can be told apart."""
     embed: int = 0
     """Width of a layer between input and memory, which can join state, action and reward to one
-    thing to remember; 0: none."""
+    thing to remember; 0: none. Of pictures, of the layer on what the convolutions make; 0: 64."""
     previous_obs: bool = False
     """Input the previous observation, too: a transition is then all in one input, but for where
     an episode's last one led."""
@@ -103,17 +104,22 @@ class LastStep:
         self.last: Float[Tensor, "b d"] | None = None
 
     @staticmethod
-    def input_dim(spec: EnvSpec, cfg: RL2Config) -> int:
-        """Size of the policy's input."""
-        return spec.obs_dim * (1 + cfg.previous_obs) + spec.action_dim + 2
+    def extra(spec: EnvSpec, cfg: RL2Config) -> int:
+        """Numbers beside the observation."""
+        return spec.obs_dim * cfg.previous_obs + spec.action_dim + 2
 
-    def features(self, obs: Float[Tensor, "b o"]) -> Float[Tensor, "b i"]:
+    @staticmethod
+    def input_dim(spec: EnvSpec, cfg: RL2Config) -> int:
+        """Size of the policy's input, a vector."""
+        return spec.obs_dim + LastStep.extra(spec, cfg)
+
+    def features(self, obs: Shaped[Tensor, "b o"]) -> Float[Tensor, "b i"]:
         """(s_t, a_{t-1}, r_{t-1}, d_{t-1}, s_{t-1}); zeros but for s_t at the trial's start."""
         if self.last is None:
-            size = self.input_dim(self.spec, self.cfg) - self.spec.obs_dim
-            self.last = obs.new_zeros(obs.shape[0], size)
+            size = self.extra(self.spec, self.cfg)
+            self.last = torch.zeros(obs.shape[0], size, device=obs.device)
         self.obs = obs
-        return torch.cat([obs, self.last], -1)
+        return beside(obs, self.last)
 
     def observe(self, action: Tensor, step: Step) -> None:
         """Keep a_t, r_t and d_t for the next input."""
@@ -143,12 +149,19 @@ class RL2(TrialMethod):
     def __init__(
         self, cfg: RL2Config, spec: EnvSpec, rng: torch.Generator, device: str = "cpu"
     ) -> None:
+        if spec.picture and cfg.previous_obs:
+            raise UserError(
+                f"--previous-obs is for vectors, and {spec.name} shows pictures; leave it out"
+            )
         inputs, steps = LastStep.input_dim(spec, cfg), cfg.trial_steps(spec)
-        embedding = MLP(inputs, (cfg.embed,), rng) if cfg.embed else None
+        embedding: MLP | Eyes | None = eyes(spec, LastStep.extra(spec, cfg), rng, cfg.embed)
+        if cfg.embed and not embedding:
+            embedding = MLP(inputs, (cfg.embed,), rng)
+        asked = embedding.size - embedding.numbers if isinstance(embedding, Eyes) else spec.obs_dim
         memory = build_memory(
-            cfg.memory, cfg.embed or inputs, cfg.memory_size, rng,
+            cfg.memory, embedding.size if embedding else inputs, cfg.memory_size, rng,
             layers=cfg.layers, heads=cfg.heads, precision=cfg.precision,
-            obs_dim=spec.obs_dim, key_size=cfg.key_size, steps=steps,
+            obs_dim=asked, key_size=cfg.key_size, steps=steps,
         )  # fmt: skip
         policy = TrialPolicy(memory, spec, steps, cfg.init_std, rng, embedding)
         self.prepare(cfg, spec, policy, device)

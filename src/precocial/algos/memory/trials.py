@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from precocial import threads
@@ -116,7 +116,7 @@ class TrialConfig:
 class Context(Protocol):
     """What a policy is given beside the observation, built from what happened in the trial."""
 
-    def features(self, obs: Float[Tensor, "b o"]) -> Float[Tensor, "b i"]:
+    def features(self, obs: Shaped[Tensor, "b o"]) -> Float[Tensor, "b i"]:
         """The network's input at ``obs``."""
         ...
 
@@ -169,7 +169,7 @@ class TrialLearner:
         self.acted: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def act(self, obs: Float[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
+    def act(self, obs: Shaped[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
         """Sample, or take the mode."""
         x = self.context.features(obs.flatten(0, 1))
         if self.forgetful and self.ended is not None:

@@ -16,6 +16,7 @@ Deviations: the encoder trains on the trials of the iteration at hand, in
 place of a replay buffer (the paper runs 16 processes; here are hundreds of trials at a time), so a
 checkpoint needs no buffer. The policy reads sigma, not log sigma^2, which is large and negative
 wherever the task is known. As in the paper's experiments the RL loss does not reach the encoder.
+Of pictures encoder and decoders know thumbnails.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from precocial import threads
@@ -37,9 +38,10 @@ from precocial.algos.memory.trials import (
 )
 from precocial.checks import at_least, positive, widths
 from precocial.nets.initial import linear
+from precocial.nets.pictures import beside, thumbnail, thumbnail_dim
 from precocial.nets.products import Linear
 from precocial.nets.recurrent import GRU, State
-from precocial.nets.trial_policy import MLP, TrialPolicy
+from precocial.nets.trial_policy import MLP, TrialPolicy, eyes
 from precocial.ops.adam import Adam
 from precocial.ops.elbo import chain_kl, log_likelihood
 from precocial.ops.losses import masked_mean
@@ -97,11 +99,11 @@ class VariBADConfig(TrialConfig):
 class Trials(NamedTuple):
     """What the ELBO reads of B trials."""
 
-    obs: Float[Tensor, "b t o"]
+    obs: Shaped[Tensor, "b t o"]
     action: Float[Tensor, "b t a"]
     """One-hot for discrete actions."""
     reward: Float[Tensor, "b t"]
-    next_obs: Float[Tensor, "b t o"]
+    next_obs: Shaped[Tensor, "b t o"]
     valid: Float[Tensor, "b t"]
 
     def select(self, lanes: Int[Tensor, " m"]) -> Trials:
@@ -115,7 +117,7 @@ class VAE(nn.Module):
     def __init__(self, cfg: VariBADConfig, spec: EnvSpec, rng: torch.Generator) -> None:
         super().__init__()
         self.cfg = cfg
-        o, a, z = spec.obs_dim, spec.action_dim, cfg.latent_dim
+        o, a, z = thumbnail_dim(spec), spec.action_dim, cfg.latent_dim
         self.gru = GRU(a + o + 1, cfg.encoder_size, rng, "float32")
         self.posterior = linear(cfg.encoder_size, 2 * z, rng)
         self.reward = Decoder(z, 2 * o + a, cfg.decoder_hidden, 1, rng)
@@ -234,22 +236,18 @@ class Inferred:
         self.vae, self.spec = vae, spec
         self.state: State | None = None
 
-    @staticmethod
-    def input_dim(spec: EnvSpec, cfg: VariBADConfig) -> int:
-        """Size of the policy's input."""
-        return spec.obs_dim + 2 * cfg.latent_dim
-
-    def features(self, obs: Float[Tensor, "b o"]) -> Float[Tensor, "b i"]:
+    def features(self, obs: Shaped[Tensor, "b o"]) -> Float[Tensor, "b i"]:
         """(s_t, mu_t, sigma_t)."""
         if self.state is None:
             self.state = self.vae.gru.initial(obs.shape[0])
         mean, log_var = self.vae.latent(self.state["h"])
-        return torch.cat([obs, mean, (0.5 * log_var).exp()], -1)
+        return beside(obs, torch.cat([mean, (0.5 * log_var).exp()], -1))
 
     def observe(self, action: Tensor, step: Step) -> None:
         """One step of the encoder."""
         assert self.state is not None
-        seen = [as_vector(action, self.spec), step.next_obs, step.reward.unsqueeze(-1)]
+        next_obs = thumbnail(step.next_obs, self.spec)
+        seen = [as_vector(action, self.spec), next_obs, step.reward.unsqueeze(-1)]
         _, self.state = self.vae.gru.step(torch.cat(seen, -1).flatten(0, 1), self.state)
 
     def state_dict(self) -> dict[str, Any]:
@@ -271,10 +269,11 @@ class VariBAD(TrialMethod):
     def __init__(
         self, cfg: VariBADConfig, spec: EnvSpec, rng: torch.Generator, device: str = "cpu"
     ) -> None:
-        net = MLP(Inferred.input_dim(spec, cfg), cfg.hidden, rng)
-        self.prepare(
-            cfg, spec, TrialPolicy(net, spec, cfg.trial_steps(spec), cfg.init_std, rng), device
-        )
+        extra, steps = 2 * cfg.latent_dim, cfg.trial_steps(spec)
+        embedding = eyes(spec, extra, rng)
+        net = MLP(embedding.size if embedding else spec.obs_dim + extra, cfg.hidden, rng)
+        policy = TrialPolicy(net, spec, steps, cfg.init_std, rng, embedding)
+        self.prepare(cfg, spec, policy, device)
         self.vae = VAE(cfg, spec, rng).to(device)
         self.vae_optimizer = Adam(self.vae.parameters(), cfg.vae_lr)
 
@@ -287,9 +286,12 @@ class VariBAD(TrialMethod):
     def infer(self, rollout: Rollout, rng: torch.Generator) -> Metrics:
         """Several steps up the ELBO, on the trials in turn."""
         cfg = self.cfg
+        obs, next_obs = (
+            thumbnail(x, self.spec).flatten(0, 1) for x in (rollout.obs, rollout.next_obs)
+        )
         trials = Trials(
-            rollout.obs.flatten(0, 1), as_vector(rollout.action, self.spec).flatten(0, 1),
-            rollout.reward.flatten(0, 1), rollout.next_obs.flatten(0, 1),
+            obs, as_vector(rollout.action, self.spec).flatten(0, 1),
+            rollout.reward.flatten(0, 1), next_obs,
             (rollout.extra["valid"] & ~rollout.diverged).flatten(0, 1).float(),
         )  # fmt: skip
         order = torch.randperm(trials.reward.shape[0], generator=rng, device=rng.device)

@@ -21,6 +21,7 @@ from precocial.algos.model.adapters import Adapter
 from precocial.algos.model.errors import ModelErrors, model_errors
 from precocial.checks import at_least, positive, widths
 from precocial.nets.dynamics import Dynamics
+from precocial.nets.pictures import refuse
 from precocial.ops.adam import Adam
 from precocial.ops.planning import PlannerConfig
 from precocial.ops.returns import first_episode_return
@@ -103,6 +104,7 @@ class ModelBased:
                 f"{spec.name} has discrete actions; planners here need continuous ones, try "
                 "--env hidden-gain"
             )
+        refuse(spec, "a planner", "try ppo, or rl2 where tasks vary")
         if spec.reward_fn is None:
             raise UserError(
                 f"{spec.name} gives no reward as a function of (obs, action, next_obs), which a "

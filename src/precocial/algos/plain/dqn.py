@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from precocial.algos.plain.off_policy import OffPolicy, OffPolicyConfig, Training
@@ -37,6 +37,7 @@ from precocial.algos.plain.shared import (
 )
 from precocial.checks import at_least, in_range, positive
 from precocial.nets.mlp import ACTIVATIONS, Activation, orthogonal_layers, perceptron
+from precocial.nets.pictures import initial, seen_dim
 from precocial.nets.stack import Nets, clip_norms
 from precocial.ops.sums import mean_of_each
 from precocial.task_replay import Sample
@@ -91,8 +92,8 @@ class DQN(OffPolicy):
 
     def initial_nets(self, rng: torch.Generator) -> Nets:
         """Values near 0."""
-        outputs = self.spec.action_dim + self.cfg.dueling
-        return {"q": orthogonal_layers((self.spec.obs_dim, *self.cfg.hidden, outputs), 0.1, rng)}
+        sizes = seen_dim(self.spec), *self.cfg.hidden, self.spec.action_dim + self.cfg.dueling
+        return {"q": initial(self.spec, rng) | orthogonal_layers(sizes, 0.1, rng)}
 
     def initial_targets(self) -> Nets:
         """Of the one network."""
@@ -130,7 +131,9 @@ class DQN(OffPolicy):
         return QLearner(members[0].cfg, copied(members, "q"), Normalisers(members), rng)
 
 
-def q_values(params: Params, obs: Float[Tensor, "s b o"], cfg: DQNConfig) -> Float[Tensor, "s b a"]:
+def q_values(
+    params: Params, obs: Shaped[Tensor, "s b o"], cfg: DQNConfig
+) -> Float[Tensor, "s b a"]:
     """Q(s, .) of each member."""
     out = perceptron(params, obs, ACTIVATIONS[cfg.activation])
     if not cfg.dueling:
@@ -168,7 +171,7 @@ class QLearner(PlainLearner):
         self.cfg = cfg
 
     @torch.no_grad()
-    def act(self, obs: Float[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
+    def act(self, obs: Shaped[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
         """The best action, or a random one."""
         shape, num = obs.shape[:2], len(self.normalise.mean)
         rows = self.normalise(obs.reshape(num, -1, obs.shape[-1]))

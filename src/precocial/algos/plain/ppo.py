@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from precocial import threads
@@ -37,6 +37,7 @@ from precocial.algos.plain.shared import (
 from precocial.algos.transfer.guide import GUIDED, Guides
 from precocial.checks import at_least, in_range, positive
 from precocial.nets.mlp import ACTIVATIONS, action_dist, orthogonal_layers, perceptron
+from precocial.nets.pictures import initial, seen_dim
 from precocial.nets.stack import Moments, Nets, Stack, clip_norms
 from precocial.ops.distributions import Dist, entropy, kl, log_prob
 from precocial.ops.losses import ppo_clip_loss
@@ -84,7 +85,7 @@ class PPOConfig(PlainConfig):
 class Batch(NamedTuple):
     """Scored transitions of S members."""
 
-    obs: Float[Tensor, "s b o"]
+    obs: Shaped[Tensor, "s b o"]
     action: Tensor
     """``(S, B, A)`` or ``(S, B)``."""
     log_prob: Float[Tensor, "s b"]
@@ -102,11 +103,13 @@ class PPO(PlainMethod):
 
     def initial_nets(self, rng: torch.Generator) -> Nets:
         """Orthogonal layers; the first policy is all but uniform."""
-        inputs, cfg = (self.spec.obs_dim, *self.cfg.hidden), self.cfg
-        actor = orthogonal_layers((*inputs, self.spec.action_dim), 0.01, rng)
-        if self.spec.action_kind == "box":
-            actor["log_std"] = torch.full((self.spec.action_dim,), math.log(cfg.init_std))
-        return {"actor": actor, "critic": orthogonal_layers((*inputs, 1), 1.0, rng)}
+        spec, cfg = self.spec, self.cfg
+        inputs = seen_dim(spec), *cfg.hidden
+        actor = initial(spec, rng) | orthogonal_layers((*inputs, spec.action_dim), 0.01, rng)
+        if spec.action_kind == "box":
+            actor["log_std"] = torch.full((spec.action_dim,), math.log(cfg.init_std))
+        critic = initial(spec, rng) | orthogonal_layers((*inputs, 1), 1.0, rng)
+        return {"actor": actor, "critic": critic}
 
     @staticmethod
     def update_together(
@@ -176,7 +179,7 @@ def kickstart(stack: Stack, batch: Batch, guides: Guides, cfg: PPOConfig) -> Flo
     return guides.pull * mean_of_each(kl(teacher, policy))
 
 
-def values(stack: Stack, obs: Float[Tensor, "s b o"], cfg: PPOConfig) -> Float[Tensor, "s b"]:
+def values(stack: Stack, obs: Shaped[Tensor, "s b o"], cfg: PPOConfig) -> Float[Tensor, "s b"]:
     """V(s) of each member."""
     return perceptron(stack.nets["critic"], obs, ACTIVATIONS[cfg.activation]).squeeze(-1)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from precocial.algos.plain.shared import (
@@ -31,6 +31,7 @@ from precocial.algos.plain.shared import (
     or_random,
 )
 from precocial.checks import at_least, in_range
+from precocial.nets.pictures import refuse
 from precocial.nets.stack import Nets
 from precocial.seeding import rand
 from precocial.types import EnvSpec, Metrics, Step, TaskEnv, Tasks, UserError
@@ -74,6 +75,7 @@ class QLearning(PlainMethod):
             raise UserError(
                 f"{spec.name} has continuous actions; a table needs discrete ones, try sac or ppo"
             )
+        refuse(spec, "a table", "try dqn or ppo")
         super().__init__(cfg, spec, rng, device)
         self.met = torch.zeros(spec.obs_dim, spec.action_dim, device=device)
         """How often each pair was met."""
@@ -130,7 +132,7 @@ class TableLearner(PlainLearner):
         self.cfg = cfg
 
     @torch.no_grad()
-    def act(self, obs: Float[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
+    def act(self, obs: Shaped[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
         """The best action, or a random one."""
         self.state = self._numbers(obs)
         shape, table = obs.shape[:2], self.params["table"]
@@ -169,7 +171,7 @@ class TableLearner(PlainLearner):
             torch.arange(num, device=table.device).repeat_interleave(shape[0] // num).unsqueeze(1)
         )
 
-    def _numbers(self, obs: Float[Tensor, "n e o"]) -> Tensor:
+    def _numbers(self, obs: Shaped[Tensor, "n e o"]) -> Tensor:
         """States of one-hot observations.
 
         Raises:

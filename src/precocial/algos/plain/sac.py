@@ -27,13 +27,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from precocial.algos.plain.off_policy import OffPolicy, OffPolicyConfig, Training
 from precocial.algos.plain.shared import Normalisers, PlainConfig, PlainLearner, copied
 from precocial.checks import positive
 from precocial.nets.mlp import ACTIVATIONS, Activation, orthogonal_layers, perceptron_once
+from precocial.nets.pictures import initial, is_bytes, read, seen_dim
 from precocial.nets.stack import Nets
 from precocial.ops.distributions import sample
 from precocial.ops.sums import mean_of_each
@@ -43,6 +44,8 @@ from precocial.types import EnvSpec, Metrics, Params, TaskEnv, Tasks, UserError
 
 LOG_STDS = -5.0, 2.0
 """Of the Gaussian before it is squashed."""
+SLOW = "q", "q_twin", "eyes"
+"""Networks that targets have copies of; eyes where observations are pictures."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +91,37 @@ def initial_nets(
     box = spec.action_kind == "box"
     outputs = 2 * spec.action_dim if box else spec.action_dim
     critic = (seen + spec.action_dim, *hidden, 1) if box else (seen, *hidden, spec.action_dim)
-    return {
+    nets = {
         "actor": orthogonal_layers((seen, *hidden, outputs), 0.01, rng),
         "q": orthogonal_layers(critic, 1.0, rng),
         "q_twin": orthogonal_layers(critic, 1.0, rng),
         "temperature": {"log_alpha": torch.tensor([math.log(alpha)])},
     }
+    return nets | ({"eyes": initial(spec, rng)} if spec.picture else {})
+
+
+def slow(nets: Nets) -> Nets:
+    """Copies of what targets are made with."""
+    return {n: {k: p.clone() for k, p in nets[n].items()} for n in SLOW if n in nets}
+
+
+def acting(nets: Nets) -> Params:
+    """What a policy acts with: its layers, and the convolutions before them."""
+    return nets["actor"] | nets.get("eyes", {})
+
+
+def looked_at(nets: Nets, targets: Nets, batch: Sample) -> tuple[Sample, Tensor]:
+    """The batch as networks see it, and the next observations as the policy does.
+
+    Vectors are what they are. Of pictures both critics and the policy see what one set of
+    convolutions makes, which the critics alone train (Yarats et al. 2021,
+    https://arxiv.org/abs/1910.01741); targets see through a slow copy.
+    """
+    if not is_bytes(batch.obs):
+        return batch, batch.next_obs
+    with torch.no_grad():
+        ahead, later = (read(n["eyes"], batch.next_obs) for n in (nets, targets))
+    return batch._replace(obs=read(nets["eyes"], batch.obs), next_obs=later), ahead
 
 
 class SAC(OffPolicy):
@@ -104,11 +132,12 @@ class SAC(OffPolicy):
 
     def initial_nets(self, rng: torch.Generator) -> Nets:
         """Of the observation."""
-        return initial_nets(self.spec.obs_dim, self.spec, self.cfg.hidden, self.cfg.alpha, rng)
+        cfg, spec = self.cfg, self.spec
+        return initial_nets(seen_dim(spec), spec, cfg.hidden, cfg.alpha, rng)
 
     def initial_targets(self) -> Nets:
         """Of both critics."""
-        return {n: {k: p.clone() for k, p in self.nets[n].items()} for n in ("q", "q_twin")}
+        return slow(self.nets)
 
     @staticmethod
     def update_together(
@@ -118,7 +147,7 @@ class SAC(OffPolicy):
         first = members[0]
         cfg, t = first.cfg, Training(members, env, tasks, rng)
         target, nets = cfg.entropy_of(first.spec), t.stack.nets
-        actor = SACLearner(cfg, nets["actor"], t.normalisers, rng, first.spec)
+        actor = SACLearner(cfg, acting(nets), t.normalisers, rng, first.spec)
         # A run that began from a source knows better than chance.
         actor.random = not t.ready() and first.guide is None
 
@@ -126,7 +155,8 @@ class SAC(OffPolicy):
             actor.random = False
             draw = Policies(cfg.activation, first.spec, rng)
             alpha = nets["temperature"]["log_alpha"].detach().exp()
-            losses = critic_losses(nets, t.targets.nets, batch, alpha, draw)
+            batch, ahead = looked_at(nets, t.targets.nets, batch)
+            losses = critic_losses(nets, t.targets.nets, batch, ahead, alpha, draw)
             losses |= actor_losses(nets, batch, alpha, draw)
             entropy = losses["loss/entropy"].detach()
             total = losses["loss/value"] + losses["loss/policy"]
@@ -136,7 +166,7 @@ class SAC(OffPolicy):
             t.moments.step(t.stack.flat, gradient, cfg.lr)
             with torch.no_grad():
                 nets["temperature"]["log_alpha"].clamp_(min=math.log(cfg.min_alpha))
-            t.follow(["q", "q_twin"])
+            t.follow(list(t.targets.nets))
             return losses | {"loss/alpha": alpha.squeeze(1)}
 
         return t.run(actor, update)
@@ -146,7 +176,8 @@ class SAC(OffPolicy):
         members: Sequence[Any], num_tasks: int, lanes: int, rng: torch.Generator
     ) -> SACLearner:
         """See ``Stackable``."""
-        first, params = members[0], copied(members, "actor")
+        first = members[0]
+        params = acting({n: copied(members, n) for n in ("actor", "eyes") if n in first.nets})
         return SACLearner(first.cfg, params, Normalisers(members), rng, first.spec)
 
 
@@ -157,12 +188,12 @@ class Policies:
         self.activation = ACTIVATIONS[activation]
         self.box, self.rng = spec.action_kind == "box", rng
 
-    def logits(self, params: Params, obs: Float[Tensor, "s b o"]) -> Float[Tensor, "s b a"]:
+    def logits(self, params: Params, obs: Shaped[Tensor, "s b o"]) -> Float[Tensor, "s b a"]:
         """Of discrete actions, normalised."""
         return torch.log_softmax(perceptron_once(params, obs, self.activation), -1)
 
     def gaussian(
-        self, params: Params, obs: Float[Tensor, "s b o"]
+        self, params: Params, obs: Shaped[Tensor, "s b o"]
     ) -> tuple[Float[Tensor, "s b a"], Float[Tensor, "s b a"]]:
         """Mean and log standard deviation before squashing."""
         mean, raw = perceptron_once(params, obs, self.activation).chunk(2, -1)
@@ -170,7 +201,7 @@ class Policies:
         return mean, low + 0.5 * (high - low) * (torch.tanh(raw) + 1)
 
     def draw(
-        self, params: Params, obs: Float[Tensor, "s b o"]
+        self, params: Params, obs: Shaped[Tensor, "s b o"]
     ) -> tuple[Float[Tensor, "s b a"], Float[Tensor, "s b"]]:
         """A squashed action of each row, reparameterised, and its log-density (Eq. 26)."""
         mean, log_std = self.gaussian(params, obs)
@@ -182,7 +213,7 @@ class Policies:
         return torch.tanh(u), (normal - slope).sum(-1)
 
     def act(
-        self, params: Params, obs: Float[Tensor, "s b o"], shape: tuple[int, ...],
+        self, params: Params, obs: Shaped[Tensor, "s b o"], shape: tuple[int, ...],
         rng: torch.Generator | None,
     ) -> Tensor:  # fmt: skip
         """Actions of lanes of this shape, drawn by ``rng``; without it the middle or likeliest."""
@@ -205,15 +236,16 @@ def values(
 
 
 def critic_losses(
-    nets: Nets, targets: Nets, batch: Sample, alpha: Float[Tensor, "s 1"], draw: Policies
-) -> dict[str, Float[Tensor, " s"]]:
-    """Squared errors of both critics of each member."""
+    nets: Nets, targets: Nets, batch: Sample, ahead: Shaped[Tensor, "s b o"],
+    alpha: Float[Tensor, "s 1"], draw: Policies,
+) -> dict[str, Float[Tensor, " s"]]:  # fmt: skip
+    """Squared errors of both critics of each member; ``ahead`` is what the policy sees next."""
     with torch.no_grad():
         if draw.box:
-            action, log_prob = draw.draw(nets["actor"], batch.next_obs)
+            action, log_prob = draw.draw(nets["actor"], ahead)
             following = _smaller(targets, batch.next_obs, action, draw) - alpha * log_prob
         else:
-            logits = draw.logits(nets["actor"], batch.next_obs)
+            logits = draw.logits(nets["actor"], ahead)
             soft = _smaller(targets, batch.next_obs, None, draw) - alpha.unsqueeze(-1) * logits
             following = (logits.exp() * soft).sum(-1)
         y = batch.reward + batch.discount * following
@@ -229,6 +261,7 @@ def actor_losses(
     nets: Nets, batch: Sample, alpha: Float[Tensor, "s 1"], draw: Policies
 ) -> dict[str, Float[Tensor, " s"]]:
     """What each policy descends, through critics that stand still; and its entropy."""
+    batch = batch._replace(obs=batch.obs.detach())
     still = {n: {k: p.detach() for k, p in nets[n].items()} for n in ("q", "q_twin")}
     if draw.box:
         action, log_prob = draw.draw(nets["actor"], batch.obs)
@@ -262,7 +295,7 @@ class SACLearner(PlainLearner):
         self.policies, self.spec = Policies(cfg.activation, spec, rng), spec
 
     @torch.no_grad()
-    def act(self, obs: Float[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
+    def act(self, obs: Shaped[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
         """Sample, or take the mean before squashing."""
         shape, num = obs.shape[:2], len(self.normalise.mean)
         rows = self.normalise(obs.reshape(num, -1, obs.shape[-1]))

@@ -23,6 +23,7 @@ from torch import Tensor
 from precocial.algos.transfer.guide import Guide
 from precocial.checks import at_least, in_range, positive, widths
 from precocial.nets.mlp import ACTIVATIONS, Activation, action_dist
+from precocial.nets.pictures import is_bytes
 from precocial.nets.stack import Moments, Nets
 from precocial.ops.distributions import mode, sample
 from precocial.ops.moments import merge_moments
@@ -182,18 +183,18 @@ class Normalisers:
             torch.stack([s[k] for s in states]) for k in ("mean", "var", "count")
         )
 
-    def __call__(self, obs: Float[Tensor, "s *b o"]) -> Float[Tensor, "s *b o"]:
-        """Mean 0 and deviation 1, within +-10."""
-        if not self.on:
+    def __call__(self, obs: Shaped[Tensor, "s *b o"]) -> Float[Tensor, "s *b o"]:
+        """Mean 0 and deviation 1, within +-10; pictures as they are."""
+        if not self.on or is_bytes(obs):
             return obs
         shape = len(obs), *(1,) * (obs.ndim - 2), obs.shape[-1]
         centred = obs - self.mean.view(shape)
         return (centred * (self.var.view(shape) + 1e-8).rsqrt()).clamp(-10, 10)
 
-    def learn(self, obs: Float[Tensor, "s b o"], whose: Sequence[bool]) -> None:
+    def learn(self, obs: Shaped[Tensor, "s b o"], whose: Sequence[bool]) -> None:
         """Merge a batch of each member's, of those that go on to learn."""
         for i, batch in enumerate(obs):
-            if self.on and whose[i]:
+            if self.on and whose[i] and not is_bytes(batch):
                 merged = merge_moments(self.mean[i], self.var[i], self.count[i], batch)
                 self.mean[i], self.var[i], self.count[i] = merged
 
@@ -223,7 +224,7 @@ class PlainLearner:
         """The latest observation, on which acting goes on."""
 
     @torch.no_grad()
-    def act(self, obs: Float[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
+    def act(self, obs: Shaped[Tensor, "n e o"], *, explore: bool = True) -> Tensor:
         """Sample, or take the mode."""
         shape, num = obs.shape[:2], len(self.normalise.mean)
         rows = self.normalise(obs.reshape(num, -1, obs.shape[-1]))  # (S*N, E, O) -> (S, N*E, O)

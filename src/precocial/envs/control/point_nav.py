@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Tensor
 
 from precocial.envs.base import EnvConfig, State, TensorTaskEnv, split_uniform
+from precocial.envs.views import PICTURE, View, check_view, on_plane
 from precocial.types import Split, Tasks, UserError
 
 
@@ -22,10 +23,13 @@ class PointNavConfig(EnvConfig):
     """Time limit of an episode, in steps (H)."""
     goal_range: float = 0.5
     """Goals are uniform on the square of this half width, in metres; shifted ones up to 1.5 x."""
+    view: View = "vector"
+    """What is seen: the position, or a picture of the agent on the plane, 64 x 64 in colour."""
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
         super().__post_init__()
+        check_view(self.view, ("vector", "picture"))
         if not 0 < self.goal_range < float("inf"):
             raise UserError(f"--env-goal-range is {self.goal_range}; expected metres above 0")
 
@@ -61,7 +65,7 @@ class Point(TensorTaskEnv):
         """Positions add up velocities."""
         return {"position": state["position"] + action}
 
-    def observation(self, state: State, tasks: dict[str, Tensor]) -> Float[Tensor, "n e 2"]:
+    def observation(self, state: State, tasks: dict[str, Tensor]) -> Shaped[Tensor, "n e o"]:
         """The position."""
         return state["position"]
 
@@ -96,7 +100,8 @@ class Point(TensorTaskEnv):
 class PointNav(Point):
     """Reach a hidden goal on a plane.
 
-    Observation: position (x, y) in metres. Action: velocity, 0.1 metres per step at +-1, clipped.
+    Observation: position (x, y) in metres, or with ``view`` picture the plane to 1.6 x the goals'
+    range, where the agent is a disc. Action: velocity, 0.1 metres per step at +-1, clipped.
     Reward: minus the distance to the goal after the step, in metres. Start: the origin.
     End: both axes within 0.01 m of the goal, or the horizon (100 steps).
     Task distribution: goal ~ U[-0.5, 0.5]^2 m; ``shifted`` goals lie outside that square, up to
@@ -106,8 +111,17 @@ class PointNav(Point):
     name = "point-nav"
 
     def __init__(self, cfg: PointNavConfig | None = None) -> None:
-        self.goal_range = (cfg or PointNavConfig()).goal_range
-        super().__init__(cfg or PointNavConfig(), (cfg or PointNavConfig()).horizon)
+        cfg = cfg or PointNavConfig()
+        self.goal_range = cfg.goal_range
+        if cfg.view == "picture":
+            self.picture, self.obs_dim = PICTURE, PICTURE.size
+        super().__init__(cfg, cfg.horizon)
+
+    def observation(self, state: State, tasks: dict[str, Tensor]) -> Shaped[Tensor, "n e o"]:
+        """The position, or a picture."""
+        if not self.picture:
+            return state["position"]
+        return on_plane(state["position"], 1.6 * self.goal_range)
 
     def draw_tasks(self, n: int, split: Split, rng: torch.Generator) -> dict[str, Tensor]:
         """Goals (n, 2), metres."""

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from precocial.envs.base import (
@@ -20,13 +20,15 @@ from precocial.envs.base import (
     TensorTaskEnv,
 )
 from precocial.envs.grid.grid_world import Moves, board, moved, one_hot, standing, successors
+from precocial.envs.views import PICTURE, check_view, on_board
 from precocial.seeding import randint
 from precocial.types import Split, Tasks, UserError
 
 MOVES: Moves = ((-1, 0), (0, 1), (1, 0), (0, -1))
 """Left, down, right, up; rows count from the top."""
 
-View = Literal["one-hot", "local"]
+View = Literal["one-hot", "local", "picture"]
+VIEWS = "one-hot", "local", "picture"
 CANDIDATES = 2000
 """Maps drawn at a time, to be kept or thrown away."""
 
@@ -45,7 +47,8 @@ class FrozenLakeConfig(EnvConfig):
     """Slide to either side of the direction taken with probability 1/3 each."""
     view: View = "one-hot"
     """What is seen: the agent's cell, one-hot; or local, the 3 x 3 cells around it and where the
-    goal is, which has the same size on every lake."""
+    goal is, which has the same size on every lake; or a picture, 64 x 64 in colour, of the lake
+    without its holes."""
     attempts: int = 15
     """Episodes of a trial."""
     horizon: int = 25
@@ -62,6 +65,7 @@ class FrozenLakeConfig(EnvConfig):
             raise UserError(
                 f"--env-hole-chance is {self.hole_chance}; expected 0.05 to 0.4, try 0.2"
             )
+        check_view(self.view, VIEWS)
         if self.attempts < 1:
             raise UserError(f"--env-attempts is {self.attempts}; expected 1 or more, try 15")
 
@@ -74,7 +78,12 @@ class FrozenLakeV1Config(StandardConfig):
     """Slide to either side of the direction taken with probability 1/3 each."""
     view: View = "one-hot"
     """What is seen: the agent's cell, one-hot; or local, the 3 x 3 cells around it and where the
-    goal is."""
+    goal is; or a picture of the lake without its holes."""
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        super().__post_init__()
+        check_view(self.view, VIEWS)
 
 
 @dataclass(frozen=True)
@@ -139,7 +148,8 @@ class FrozenLake(TensorTaskEnv):
     """Cross a frozen lake without knowing where the holes are; 15 attempts.
 
     Observation: the agent's cell, one-hot (25), or with ``view`` local what lies around it (20): 9
-    cells that are holes, 9 that are off the lake, signs of the way down and right to the goal.
+    cells that are holes, 9 that are off the lake, signs of the way down and right to the goal; or a
+    picture, on which holes cannot be told from ice.
     Action: left, down, right, up, as in Gymnasium; a move into the wall stays. On slippery ice each
     of the direction taken and the two beside it comes with probability 1/3. Reward: 1 for reaching
     the goal, else 0. Start: the top left cell; the goal is at the bottom right. End: in a hole, at
@@ -163,10 +173,16 @@ class FrozenLake(TensorTaskEnv):
         self.fixed = None if cfg.map == "random" else gymnasium_map(cfg.map)
         self.num_cells = cfg.size**2 if self.fixed is None else len(self.fixed)
         self.size = round(self.num_cells**0.5)
-        self.obs_dim = LOCAL if cfg.view == "local" else self.num_cells
+        self.look(cfg.view)
         self.num_tasks = None if self.fixed is None else 1
         self.trial_episodes = cfg.attempts
         super().__init__(cfg, cfg.horizon)
+
+    def look(self, view: View) -> None:
+        """Decide what is seen."""
+        self.picture = PICTURE if view == "picture" else None
+        sizes = {"one-hot": self.num_cells, "local": LOCAL, "picture": PICTURE.size}
+        self.obs_dim = sizes[view]
 
     def draw_tasks(self, n: int, split: Split, rng: torch.Generator) -> dict[str, Tensor]:
         """Where the holes are (n, C)."""
@@ -201,8 +217,10 @@ class FrozenLake(TensorTaskEnv):
             way = randint(0, 3, action.shape, rng)
         return moved(state, table[state["cell"], action, way])
 
-    def observation(self, state: State, tasks: dict[str, Tensor]) -> Float[Tensor, "n e o"]:
-        """The cell, one-hot; or what lies around it, and where the goal is."""
+    def observation(self, state: State, tasks: dict[str, Tensor]) -> Shaped[Tensor, "n e o"]:
+        """The cell, one-hot; or what lies around it, and where the goal is; or a picture."""
+        if self.picture:
+            return on_board(state["cell"], self.size)
         if self.cfg.view == "one-hot":
             return one_hot(state["cell"], self.num_cells)
         around, outside, direction = surroundings(self.size, state["cell"].device)
@@ -303,7 +321,7 @@ class FrozenLakeV1(FrozenLake):
         self.fixed = gymnasium_map(self.map)
         self.num_cells = len(self.fixed)
         self.size = round(self.num_cells**0.5)
-        self.obs_dim = LOCAL if cfg.view == "local" else self.num_cells
+        self.look(cfg.view)
         super(FrozenLake, self).__init__(cfg, cfg.horizon or self.time_limit)
 
 

@@ -37,11 +37,13 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from jaxtyping import Float, Float32, Shaped, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from precocial.envs.base import EnvConfig, GymConfig
 from precocial.envs.own.guard import Streams, guard
+from precocial.envs.own.layout import Layout
+from precocial.envs.own.pictures import pictured
 from precocial.envs.own.workers import (
     Copies,
     Crew,
@@ -57,7 +59,6 @@ from precocial.envs.own.workers import (
     close,
     copied,
     described,
-    flatten,
     integer,
     method_of,
     misfit,
@@ -66,7 +67,7 @@ from precocial.envs.own.workers import (
 )
 from precocial.envs.own.workers import EnvError as EnvError
 from precocial.seeding import child_seed, derive
-from precocial.types import SPLITS, EnvSpec, Split, Step, Tasks, UserError
+from precocial.types import SPLITS, EnvSpec, Picture, Split, Step, Tasks, UserError
 
 LANES_AT_ONCE = 400
 """Copies of a user's environment that evaluation keeps at a time."""
@@ -455,7 +456,8 @@ class GymTaskEnv:
     """N x E copies of a user's environment, stepped together.
 
     Copies are built when first needed and kept. Observations are flattened to float32 (discrete
-    ones to one-hot); a box policy's +-1 spans the action bounds. Every first reset of a copy is
+    ones to one-hot), or with a picture to bytes (``layout.py``); a box policy's +-1 spans the
+    action bounds. Every first reset of a copy is
     seeded from the generator given to ``reset``; within ``reset``, ``step`` and ``switch`` the
     global ``random`` and ``numpy.random`` belong to the copies and start from the same generator.
     An environment that draws from these instead of from ``self.np_random`` is reproducible, but
@@ -467,8 +469,9 @@ class GymTaskEnv:
     """
 
     def __init__(self, factory: Factory, cfg: GymConfig | None = None, name: str = "") -> None:
-        self.factory, self.cfg = factory, cfg or GymConfig()
-        self.source = TaskSource(factory)
+        self.cfg = cfg or GymConfig()
+        self.factory = pictured(factory, self.cfg.pixels, self.cfg.frames)
+        self.source = TaskSource(self.factory)
         self.crew: Here | Crew | None = None
         self.broken = False
         """Whether a call failed, after which the crew serves no more."""
@@ -483,7 +486,13 @@ class GymTaskEnv:
         """Everything known before the first reset."""
         env = self.source.env
         self.observation_space, self.action_space = env.observation_space, env.action_space
-        check_observations(self.observation_space, self.source.name)
+        self.layout = layout = Layout(self.observation_space)
+        layout.check(self.source.name)
+        if self.cfg.frames > 1 and not layout.channels:
+            raise UserError(
+                f"--env-frames is {self.cfg.frames}, and {self.source.name} observes no picture; "
+                "leave it out, or see what it renders with --env-pixels 64"
+            )
         kind = "discrete" if isinstance(self.action_space, spaces.Discrete) else "box"
         self.action_low, self.action_high = action_bounds(self.action_space, self.source.name)
         self.action_start = int(getattr(self.action_space, "start", 0))
@@ -493,7 +502,7 @@ class GymTaskEnv:
         self.table = TaskTable(self.source, self.cfg.train_tasks)
         self.spec = EnvSpec(
             name or self.source.name,
-            spaces.flatdim(self.observation_space),
+            layout.size,
             "discrete" if kind == "discrete" else "box",
             int(self.action_space.n) if kind == "discrete" else len(self.action_low),
             tuple(self.action_low.tolist()),
@@ -505,7 +514,8 @@ class GymTaskEnv:
             threaded=self.cfg.workers > 0,
             reward_fn=self._seen("reward_fn", torch.float32),
             command_dim=self._commands(),
-            obs_names=parts(self.observation_space),
+            obs_names=parts(self.observation_space) if layout.plain else (),
+            picture=picture_of(layout),
             terminal_fn=self._seen("terminal_fn", torch.bool),
         )
 
@@ -540,7 +550,7 @@ class GymTaskEnv:
         return function
 
     def _commands(self) -> int:
-        most = spaces.flatdim(self.observation_space) - 1
+        most = self.layout.numbers - 1 if self.layout.plain else 0
         given = attribute_of(self.source.env, "command_dim", 0)
         count = integer(given)
         if count is None or not 0 <= count <= most:
@@ -649,7 +659,7 @@ class GymTaskEnv:
 
     # ---- conversions ----------------------------------------------------------------------
 
-    def encode(self, obs: Any, lanes: tuple[int, ...] = ()) -> Float32[np.ndarray, "*lanes o"]:
+    def encode(self, obs: Any, lanes: tuple[int, ...] = ()) -> Shaped[np.ndarray, "*lanes o"]:
         """Observations of the user's environment as the policy sees them.
 
         Args:
@@ -665,8 +675,7 @@ class GymTaskEnv:
         for single in singles:
             if fault := misfit(space, single):
                 raise UserError(fault[1])
-        rows = [flatten(space, single).astype(np.float32) for single in singles]
-        return np.stack(rows).reshape(*lanes, -1)
+        return np.stack([self.layout.row(single) for single in singles]).reshape(*lanes, -1)
 
     def to_env_units(self, action: Shaped[Tensor, "n e *a"]) -> Shaped[np.ndarray, "l *b"]:
         """Raw policy samples to what the copies take, one row per lane, in their dtype."""
@@ -747,22 +756,11 @@ class GymTaskEnv:
         return rows.mean(0), np.where(std > 0, std, 1.0)
 
 
-def check_observations(space: spaces.Space, name: str) -> None:
-    """Refuse observations that do not flatten to a vector.
-
-    Raises:
-        UserError: They do not.
-    """
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        for part in space.values() if isinstance(space, spaces.Dict) else space:
-            check_observations(part, name)
-    elif not isinstance(
-        space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
-    ):
-        raise UserError(
-            f"{name} observes {space}, which does not flatten to a vector; expected Box, Discrete, "
-            "MultiDiscrete, MultiBinary, or a Dict or Tuple of them"
-        )
+def picture_of(layout: Layout) -> Picture | None:
+    """What a row of bytes holds."""
+    if not layout.channels:
+        return None
+    return Picture(layout.side, layout.channels, layout.numbers)
 
 
 def lane_by_lane(space: spaces.Space, obs: Any, lanes: tuple[int, ...]) -> list[Any]:

@@ -24,12 +24,12 @@ from precocial.envs.own.adapter import (
     GymTaskEnv,
     TaskSource,
     action_bounds,
-    check_observations,
     equal,
     resolve,
 )
 from precocial.envs.own.check_family import check_family
 from precocial.envs.own.findings import Pace, Paced, Problem, TimeUp
+from precocial.envs.own.layout import Layout
 from precocial.envs.own.leaks import NUM_SEEDS, NUM_TASKS, leak, task_components
 from precocial.envs.own.workers import (
     Copies,
@@ -39,7 +39,6 @@ from precocial.envs.own.workers import (
     as_numpy,
     copied,
     described,
-    flatten,
     method_of,
     misfit,
 )
@@ -138,7 +137,7 @@ def _check_contract(source: TaskSource) -> Iterator[Problem]:
 
 def _check_spaces(source: TaskSource) -> Iterator[Problem]:
     try:
-        check_observations(source.env.observation_space, source.name)
+        Layout(source.env.observation_space).check(source.name)
     except UserError as error:
         yield Problem("observation-space", str(error))
     try:
@@ -471,19 +470,19 @@ def _check_second_episode(
     def second(task: Any, seed: int, actions: np.ndarray, *, again: bool) -> np.ndarray:
         """All numbers of the second episode."""
         env, where = source.env, f"while a second episode is being played, task {described(task)}"
-        space, seen = env.observation_space, list[np.ndarray]()
+        layout, seen = Layout(env.observation_space), list[np.ndarray]()
         assert source.set_task is not None
         for start in ({"seed": seed}, {}):
             pace.tick()
             if start or again:
                 source.call(where, source.set_task, copied(task))
             obs = source.call(where, env.reset, **start)[0]
-            seen = [flatten(space, as_numpy(obs))]
+            seen = [layout.row(as_numpy(obs))]
             for action in actions[:_SECOND_STEPS]:
                 pace.tick()
                 obs, *rest, _ = source.call(where, env.step, action.copy())
                 reward, terminated, truncated = (float(as_numpy(x)) for x in rest)
-                seen += [flatten(space, as_numpy(obs)), np.array([reward, terminated])]
+                seen += [layout.row(as_numpy(obs)), np.array([reward, terminated])]
                 if terminated or truncated:
                     break
         return np.concatenate(seen)

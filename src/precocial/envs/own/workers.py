@@ -35,6 +35,7 @@ from jaxtyping import Bool, Float32, Shaped, UInt8
 
 from precocial import signals
 from precocial.envs.own.guard import Streams, guard
+from precocial.envs.own.layout import Layout, is_text
 from precocial.envs.picture import as_pixels
 from precocial.errors import UserError
 
@@ -171,7 +172,7 @@ def same_layout(space: spaces.Space, other: spaces.Space) -> bool:
             )
         case (spaces.Tuple(), spaces.Tuple()):
             return len(space) == len(other) and all(map(same_layout, space, other))
-    return bool(space == other)
+    return bool(space == other) or (is_text(space) and is_text(other))
 
 
 def copied(task: Any) -> Any:
@@ -207,6 +208,9 @@ def misfit(space: spaces.Space, obs: Any, name: str = "the observation") -> tupl
             pairs = zip(space, obs, strict=True)
             faults = (misfit(s, o, f"{name}[{i}]") for i, (s, o) in enumerate(pairs))
             return next((f for f in faults if f), None)
+    if is_text(space):
+        fits = isinstance(obs, str | np.str_)
+        return None if fits else ("dtype", f"{name} is {described(obs)}; its space says a text")
     try:
         array, dtype = np.asarray(obs), np.dtype(space.dtype)
     except Exception:  # rows of different lengths, or of a library that refuses
@@ -233,12 +237,6 @@ def as_numpy(obs: Any) -> Any:
     return np.asarray(obs.detach().cpu()) if hasattr(obs, "detach") else obs
 
 
-def flatten(space: spaces.Space, obs: Any) -> Shaped[np.ndarray, " o"]:
-    """A fitting observation as one vector; discrete numbers become one-hot."""
-    flat: Any = spaces.flatten(space, obs)
-    return np.ravel(flat)
-
-
 # ---- many copies ---------------------------------------------------------------------------
 
 
@@ -256,8 +254,8 @@ class Seat(NamedTuple):
 class Outcome(NamedTuple):
     """One step of L lanes; the fields of ``types.Step``, lanes not yet arranged by task."""
 
-    obs: Float32[np.ndarray, "l o"]
-    next_obs: Float32[np.ndarray, "l o"]
+    obs: Shaped[np.ndarray, "l o"]
+    next_obs: Shaped[np.ndarray, "l o"]
     reward: Float32[np.ndarray, " l"]
     terminated: Bool[np.ndarray, " l"]
     truncated: Bool[np.ndarray, " l"]
@@ -283,7 +281,7 @@ class Copies:
         self.envs: list[gymnasium.Env] = []
         self.streams = Streams()
 
-    def reset(self, seats: list[Seat]) -> Float32[np.ndarray, "l o"]:
+    def reset(self, seats: list[Seat]) -> Shaped[np.ndarray, "l o"]:
         """Start an episode on every lane; nothing of what was before remains."""
         self.seats = seats
         self.clock = np.zeros(len(seats), np.int64)  # steps into the episode
@@ -295,13 +293,14 @@ class Copies:
             if i == 0:
                 built = self.envs[0].observation_space, self.envs[0].action_space
                 self.space, self.action_space = copy.deepcopy(built)
+                self.layout = Layout(self.space)
         self.streams.seed(seats[0].seed)
         self._set_tasks()
-        obs = np.empty((len(seats), spaces.flatdim(self.space)), np.float32)
+        obs = np.empty((len(seats), self.layout.size), self.layout.dtype)
         with self.streams:
             for i, seat in enumerate(seats):
                 self._restart(i, obs[i], seed=seat.seed)
-        self._check_finite("the observation", obs)
+        self._check_finite("the observation", self.layout.finite(obs))
         return obs
 
     def switch(self, tasks: list[Any]) -> None:
@@ -314,7 +313,7 @@ class Copies:
     def step(self, actions: Shaped[np.ndarray, "l *a"]) -> Outcome:
         """One step on every lane; an ended episode restarts in place."""
         count = len(self.seats)
-        next_obs = np.empty((count, spaces.flatdim(self.space)), np.float32)
+        next_obs = np.empty((count, self.layout.size), self.layout.dtype)
         reward = np.empty(count, np.float32)
         terminated, truncated = np.empty(count, bool), np.empty(count, bool)
         success = np.full(count, np.nan, np.float32)
@@ -331,7 +330,7 @@ class Copies:
                 self._write(i, obs, next_obs[i])
                 hit = info.get("success", info.get("is_success"))
                 success[i] = hit if isinstance(hit, float | int | np.number | np.bool_) else np.nan
-            self._check_finite("the observation", next_obs)
+            self._check_finite("the observation", self.layout.finite(next_obs))
             self._check_finite("the reward", reward)
             truncated |= self.clock >= self.horizon
             truncated &= ~terminated
@@ -341,7 +340,7 @@ class Copies:
             for i in ended.tolist():
                 self._restart(i, start_obs[i])
         if len(ended):
-            self._check_finite("the observation", start_obs)
+            self._check_finite("the observation", self.layout.finite(start_obs))
         if self.first:  # settled once per reset, so that every step of a rollout has the same keys
             self.first, self.reports_success = False, not np.isnan(success).any()
         report = np.nan_to_num(success) if self.reports_success else None
@@ -378,7 +377,7 @@ class Copies:
                 if set_task is not None:
                     self._call(i, set_task, self._call(i, copied, seat.task))
 
-    def _restart(self, i: int, row: Float32[np.ndarray, " o"], **seed: int) -> None:
+    def _restart(self, i: int, row: Shaped[np.ndarray, " o"], **seed: int) -> None:
         """Begin an episode; only the first after a reset is seeded, as Gymnasium advises."""
         result = self._call(i, self.envs[i].reset, **seed)
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
@@ -417,19 +416,23 @@ class Copies:
             raise self._fault(i, "contract", f"info is a {type(info).__name__}; expected a dict")
         return obs, number, bool(terminated), bool(truncated), info
 
-    def _write(self, i: int, obs: Any, row: Float32[np.ndarray, " o"]) -> None:
-        """Flatten an observation into its row."""
+    def _write(self, i: int, obs: Any, row: Shaped[np.ndarray, " o"]) -> None:
+        """Lay an observation into its row."""
         # A box that fits to the letter, by far the most frequent case, skips the longer look.
         fits = (
             isinstance(obs, np.ndarray)
             and isinstance(self.space, spaces.Box)
+            and not self.layout.channels
             and obs.shape == self.space.shape
             and obs.dtype == self.space.dtype
         )
         if not fits and (fault := misfit(self.space, obs := as_numpy(obs))):
             raise self._fault(i, *fault)
         with np.errstate(over="ignore"):  # too large for float32 is inf, which is refused
-            row[:] = obs.ravel() if fits else flatten(self.space, obs)
+            if fits:
+                row[:] = obs.ravel()
+            else:
+                self.layout.write(obs, row)
 
     def _check_spaces(self, i: int) -> None:
         """Refuse spaces that follow the task: the policy has one output for all tasks."""
