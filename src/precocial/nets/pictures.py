@@ -92,7 +92,11 @@ def is_bytes(rows: Tensor) -> bool:
 
 def numbers_of(rows: UInt8[Tensor, "*b o"], picture: Picture) -> Float[Tensor, "*b n"]:
     """The numbers before the pictures."""
-    return rows[..., : 4 * picture.numbers].contiguous().view(torch.float32)
+    bytes_of_each = rows[..., : 4 * picture.numbers]
+    if not picture.numbers:
+        return bytes_of_each.float()
+    # A copy, for a row may begin anywhere in memory.
+    return bytes_of_each.clone(memory_format=torch.contiguous_format).view(torch.float32)
 
 
 def pixels_of(rows: UInt8[Tensor, "*b o"], picture: Picture) -> UInt8[Tensor, "*b h w c"]:

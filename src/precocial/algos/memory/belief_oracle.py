@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from torch import Tensor
 
 from precocial.algos.memory.trials import (
@@ -63,7 +63,7 @@ class ExactBelief:
         assert spec.belief is not None
         return spec.belief.dim + 2
 
-    def features(self, obs: Shaped[Tensor, "b o"]) -> Float[Tensor, "b i"]:
+    def features(self, obs: Shaped[Tensor, "b o"]) -> Shaped[Tensor, "b i"]:
         """(s_t, b_t, share of the trial's episodes done, share of the episode done)."""
         self.obs = obs.unflatten(0, self.shape)
         if self.belief is None:

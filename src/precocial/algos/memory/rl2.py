@@ -113,7 +113,7 @@ class LastStep:
         """Size of the policy's input, a vector."""
         return spec.obs_dim + LastStep.extra(spec, cfg)
 
-    def features(self, obs: Shaped[Tensor, "b o"]) -> Float[Tensor, "b i"]:
+    def features(self, obs: Shaped[Tensor, "b o"]) -> Shaped[Tensor, "b i"]:
         """(s_t, a_{t-1}, r_{t-1}, d_{t-1}, s_{t-1}); zeros but for s_t at the trial's start."""
         if self.last is None:
             size = self.extra(self.spec, self.cfg)

@@ -116,7 +116,7 @@ class TrialConfig:
 class Context(Protocol):
     """What a policy is given beside the observation, built from what happened in the trial."""
 
-    def features(self, obs: Shaped[Tensor, "b o"]) -> Float[Tensor, "b i"]:
+    def features(self, obs: Shaped[Tensor, "b o"]) -> Shaped[Tensor, "b i"]:
         """The network's input at ``obs``."""
         ...
 
@@ -218,7 +218,7 @@ class TrialLearner:
 class TrialBatch(NamedTuple):
     """Scored trials, time first: B = N*E trials, or pieces of trials."""
 
-    input: Float[Tensor, "t b i"]
+    input: Shaped[Tensor, "t b i"]
     keep: Float[Tensor, "t b"] | None
     """0 where the memory was cleared before the step; None where it never was."""
     memory: State

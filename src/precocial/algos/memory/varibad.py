@@ -236,7 +236,7 @@ class Inferred:
         self.vae, self.spec = vae, spec
         self.state: State | None = None
 
-    def features(self, obs: Shaped[Tensor, "b o"]) -> Float[Tensor, "b i"]:
+    def features(self, obs: Shaped[Tensor, "b o"]) -> Shaped[Tensor, "b i"]:
         """(s_t, mu_t, sigma_t)."""
         if self.state is None:
             self.state = self.vae.gru.initial(obs.shape[0])

@@ -183,7 +183,7 @@ class Normalisers:
             torch.stack([s[k] for s in states]) for k in ("mean", "var", "count")
         )
 
-    def __call__(self, obs: Shaped[Tensor, "s *b o"]) -> Float[Tensor, "s *b o"]:
+    def __call__(self, obs: Shaped[Tensor, "s *b o"]) -> Shaped[Tensor, "s *b o"]:
         """Mean 0 and deviation 1, within +-10; pictures as they are."""
         if not self.on or is_bytes(obs):
             return obs

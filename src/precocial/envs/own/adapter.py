@@ -585,7 +585,7 @@ class GymTaskEnv:
         assert split in SPLITS, split
         return Tasks({}, self.table.sample(n, split, rng))
 
-    def reset(self, tasks: Tasks, lanes: int, rng: torch.Generator) -> Float[Tensor, "n e o"]:
+    def reset(self, tasks: Tasks, lanes: int, rng: torch.Generator) -> Shaped[Tensor, "n e o"]:
         """Start an episode on every lane."""
         self.lanes, self.device = (tasks.num, lanes), rng.device
         shape = (tasks.num, lanes)

@@ -23,6 +23,9 @@ SMALLEST = 16
 WORDS = 64
 """Numbers that a text becomes: of each word its hash modulo this many is counted."""
 
+FLAT = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+"""Spaces of numbers."""
+
 
 def is_text(space: spaces.Space) -> bool:
     """Whether observations are strings: ``Text``, and spaces of one's own such as MiniGrid's."""
@@ -104,8 +107,7 @@ class Layout:
             UserError: a part of another kind, or more numbers than can be told from a picture.
         """
         for part, _ in leaves(self.space):
-            known = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
-            if not isinstance(part, known) and not is_text(part):
+            if not isinstance(part, FLAT) and not is_text(part):
                 raise UserError(
                     f"{name} observes {part}, which does not flatten to a vector; expected Box, "
                     "Discrete, MultiDiscrete, MultiBinary, Text, or a Dict or Tuple of them"
@@ -158,4 +160,6 @@ class Layout:
 
 
 def _size(part: spaces.Space) -> int:
-    return WORDS if is_text(part) else spaces.flatdim(part)
+    if is_text(part):
+        return WORDS
+    return spaces.flatdim(part) if isinstance(part, FLAT) else 0
