@@ -48,11 +48,14 @@ def test_one_number_too_many_is_refused():
 def convolved(params, pixels, picture):
     """The same by torch's own convolutions."""
     x = pixels.view(-1, *picture.shape).permute(0, 3, 1, 2).float() / 255
+    seen = 4 * (picture.side // 4)
+    x = x - x[..., :seen, :seen].mean((2, 3), keepdim=True)
     for i, (stride, channels) in enumerate(pictures.LAYERS):
         weight = params[f"conv_{i}"].view(stride, stride, -1, channels).permute(3, 2, 0, 1)
         bias = params[f"conv_bias_{i}"]
         x = torch.relu(torch.nn.functional.conv2d(x, weight, bias, stride=stride))
-    return x.permute(0, 2, 3, 1).flatten(1)
+    x = x.permute(0, 2, 3, 1).flatten(1)
+    return x / (x.square().mean(1, keepdim=True) + 1e-5).sqrt()
 
 
 @pytest.mark.parametrize("side", [16, 21, 64])
@@ -89,7 +92,7 @@ def test_meta_gradients_go_through_convolutions(rng):
         phi = {k: p - 0.1 * g for (k, p), g in zip(phi.items(), inner, strict=True)}
         grads.append(torch.autograd.grad(features(phi).sin().sum(), list(theta.values())))
     for ours, theirs in zip(*grads, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3)
 
 
 def test_a_policy_is_the_same_for_shared_and_for_stacked_parameters(rng):

@@ -9,7 +9,9 @@ How many numbers there are follows from the length of the row: there are fewer t
 picture have bytes. Networks read rows of bytes by two convolutions with ReLU, as parameters beside
 their layers; the numbers come after what these make of the picture. Strides are as long as kernels,
 so a convolution is a product of patches and a matrix: it takes weights with or without a leading
-task axis, and gradients of any order, as every other layer does.
+task axis, and gradients of any order, as every other layer does. Each channel of a picture loses
+its mean before them, and what comes out of them has a mean square of one: most of a picture is
+ground, which says nothing, and what moves is small.
 
 What does not act sees thumbnails: averages over an 8 x 8 grid, of which nothing is learned.
 """
@@ -121,15 +123,18 @@ def read(params: Params, rows: Shaped[Tensor, "*b o"]) -> Float[Tensor, "*b i"]:
     stacked = params["conv_0"].ndim == 3
     lead, flat = rows.shape[:-1], rows.flatten(0, -2)
     picture = layout(rows.shape[-1], params["conv_0"].shape[-2] // LAYERS[0][0] ** 2)
-    x: Tensor = pixels_of(flat, picture)
+    x = patches(pixels_of(flat, picture), LAYERS[0][0]).float()
+    every = x.mean((1, 2), keepdim=True).unflatten(-1, (-1, picture.channels))
+    x = x.sub_(every.mean(-2).tile(LAYERS[0][0] ** 2)).mul_(1 / 255)
     for i, (stride, channels) in enumerate(LAYERS):
-        x = patches(x, stride)  # (B, side, side, strides x strides x channels)
-        side, size = x.shape[1], x.shape[-1]
-        x = x.float() / 255 if i == 0 else x
+        if i:
+            x = patches(x, stride)
+        side, size = x.shape[1], x.shape[-1]  # (B, side, side, stride x stride x channels)
         x = x.reshape(len(params["conv_0"]), -1, size) if stacked else x.reshape(-1, size)
         x = torch.relu(linear(x, params[f"conv_{i}"], params[f"conv_bias_{i}"]))
         x = x.reshape(-1, side, side, channels)
     x = x.flatten(1)
+    x = x * (x.square().mean(1, keepdim=True) + 1e-5).rsqrt()
     if picture.numbers:
         x = torch.cat([x, numbers_of(flat, picture)], -1)
     return x.unflatten(0, lead)
