@@ -158,8 +158,8 @@ def test_the_policys_unit_spans_the_bounds():
     assert env.to_env_units(raw).dtype == np.float32
 
 
-class Words(Line):
-    observation_space = spaces.Text(5)
+class Listed(Line):
+    observation_space = spaces.Sequence(spaces.Discrete(2))
 
 
 class Unbounded(Line):
@@ -217,7 +217,7 @@ def test_arrays_of_ours_are_handed_over_as_copies():
 
 def test_spaces_that_cannot_be_used_are_refused():
     with pytest.raises(UserError, match="does not flatten to a vector"):
-        GymTaskEnv(Words)
+        GymTaskEnv(Listed)
     with pytest.raises(UserError, match=r"unbounded actions.*finite bounds"):
         GymTaskEnv(Unbounded)
     with pytest.raises(UserError, match="expected a Box or Discrete space"):

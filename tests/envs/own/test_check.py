@@ -477,8 +477,8 @@ class Unbounded(Good):
     action_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 
 
-class Words(Good):
-    observation_space = spaces.Text(5)
+class Listed(Good):
+    observation_space = spaces.Sequence(spaces.Discrete(2))
 
 
 @pytest.mark.parametrize(
@@ -529,7 +529,7 @@ class Words(Good):
         ),
         (NoGetTask, "contract", "get_task"),
         (Unbounded, "action-space", "finite bounds"),
-        (Words, "observation-space", "flatten"),
+        (Listed, "observation-space", "flatten"),
     ],
 )
 def test_every_fault_is_found(cls, code, word, monkeypatch):
