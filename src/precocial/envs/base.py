@@ -48,7 +48,8 @@ class GymConfig(EnvConfig):
     """See what the environment's own render draws, a picture of so many pixels a side, e.g. 64,
     instead of its observation; 0: its observation."""
     frames: int = 1
-    """Pictures seen at a time: the latest and those before it, by which motion shows."""
+    """Pictures seen at a time: the latest, and by how much it has changed since each of those
+    before it, which is how motion shows."""
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""

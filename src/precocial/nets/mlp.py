@@ -122,7 +122,7 @@ class Policy(nn.Module):
         self.normalize_obs = normalize_obs
         self.context_dim = context_dim
         """Numbers of a task's own that the network reads beside the observation."""
-        for name, p in initial(spec, rng).items():
+        for name, p in initial(spec.picture, rng).items():
             self.register_parameter(name, nn.Parameter(p))
         sizes = (seen_dim(spec) + context_dim, *hidden, spec.action_dim)
         for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):

@@ -76,10 +76,10 @@ def thumbnail_dim(spec: EnvSpec) -> int:
     return GRID * GRID * spec.picture.channels + spec.picture.numbers
 
 
-def initial(spec: EnvSpec, rng: torch.Generator) -> Params:
-    """Convolutions for a spec with pictures, orthogonal with gain sqrt 2; none for one without."""
+def initial(picture: Picture | None, rng: torch.Generator) -> Params:
+    """Convolutions for pictures, orthogonal with gain sqrt 2; none where there are none."""
     params: Params = {}
-    inputs = spec.picture.channels if spec.picture else 0
+    inputs = picture.channels if picture else 0
     for i, (stride, channels) in enumerate(LAYERS if inputs else ()):
         weight = orthogonal(stride * stride * inputs, channels, rng) * math.sqrt(2)
         params |= {f"conv_{i}": weight, f"conv_bias_{i}": torch.zeros(channels)}
@@ -111,6 +111,15 @@ def beside(rows: Shaped[Tensor, "*b o"], numbers: Float[Tensor, "*b d"]) -> Shap
     if not is_bytes(rows):
         return torch.cat([rows, numbers], -1)
     return torch.cat([numbers.float().contiguous().view(torch.uint8), rows], -1)
+
+
+def layered(
+    rows: UInt8[Tensor, "*b o"], others: UInt8[Tensor, "*b o"], picture: Picture
+) -> UInt8[Tensor, "*b i"]:
+    """Both pictures as channels of one, and the numbers of both."""
+    pixels = torch.cat([pixels_of(x, picture) for x in (rows, others)], -1).flatten(-3)
+    numbers = torch.cat([numbers_of(x, picture) for x in (rows, others)], -1)
+    return beside(pixels, numbers)
 
 
 def read(params: Params, rows: Shaped[Tensor, "*b o"]) -> Float[Tensor, "*b i"]:

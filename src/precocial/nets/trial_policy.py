@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from precocial.nets.activations import tanh
 from precocial.nets.initial import linear, orthogonal
 from precocial.nets.memory import Memory
-from precocial.nets.pictures import initial, out_dim, read
+from precocial.nets.pictures import initial, out_dim, read, with_numbers
 from precocial.nets.products import Linear
 from precocial.nets.recurrent import State
 from precocial.ops.distributions import Dist
 from precocial.ops.losses import masked_mean
-from precocial.types import EnvSpec
+from precocial.types import EnvSpec, Picture
 
 LARGEST_SCALE = 10.0
 """Of the value head when its units move: where an untrained head meets rewards that are small, or
@@ -57,19 +57,17 @@ class Eyes(nn.Module):
     """What a memory gets of rows of bytes: a layer on the convolutions, and the numbers beside.
 
     Args:
-        spec: Whose pictures they are.
-        extra: Numbers beside the picture besides the family's own.
+        picture: What a row holds.
         size: Width of the layer.
         rng: Draws the weights.
     """
 
-    def __init__(self, spec: EnvSpec, extra: int, size: int, rng: torch.Generator) -> None:
+    def __init__(self, picture: Picture, size: int, rng: torch.Generator) -> None:
         super().__init__()
-        assert spec.picture is not None
-        for name, p in initial(spec, rng).items():
+        for name, p in initial(picture, rng).items():
             self.register_parameter(name, nn.Parameter(p))
-        self.numbers = spec.picture.numbers + extra
-        self.layer = linear(out_dim(spec.picture._replace(numbers=0)), size, rng)
+        self.numbers = picture.numbers
+        self.layer = linear(out_dim(picture._replace(numbers=0)), size, rng)
         self.size = size + self.numbers
 
     def sequence(
@@ -81,9 +79,19 @@ class Eyes(nn.Module):
         return torch.cat([tanh(self.layer(seen[..., :size])), seen[..., size:]], -1)
 
 
-def eyes(spec: EnvSpec, extra: int, rng: torch.Generator, size: int = 0) -> Eyes | None:
-    """Where a family shows pictures; 64 wide unless it is said how wide."""
-    return Eyes(spec, extra, size or 64, rng) if spec.picture else None
+def eyes(
+    spec: EnvSpec, extra: int, rng: torch.Generator, size: int = 0, pictures: int = 1
+) -> Eyes | None:
+    """For a family that shows pictures, so many at a time, with more numbers beside them.
+
+    64 wide, unless ``size`` says how wide.
+    """
+    if not spec.picture:
+        return None
+    several = spec.picture._replace(
+        channels=pictures * spec.picture.channels, numbers=pictures * spec.picture.numbers
+    )
+    return Eyes(with_numbers(several, extra, spec.name), size or 64, rng)
 
 
 class TrialPolicy(nn.Module):

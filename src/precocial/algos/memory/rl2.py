@@ -39,7 +39,7 @@ from precocial.algos.memory.trials import (
 from precocial.checks import at_least
 from precocial.nets.gru import Precision
 from precocial.nets.memory import MemoryKind, build_memory
-from precocial.nets.pictures import beside
+from precocial.nets.pictures import beside, layered
 from precocial.nets.trial_policy import MLP, Eyes, TrialPolicy, eyes
 from precocial.types import EnvSpec, Metrics, Step, TaskEnv, Tasks, UserError
 
@@ -102,43 +102,50 @@ class LastStep:
     def __init__(self, spec: EnvSpec, cfg: RL2Config) -> None:
         self.spec, self.cfg = spec, cfg
         self.last: Float[Tensor, "b d"] | None = None
-
-    @staticmethod
-    def extra(spec: EnvSpec, cfg: RL2Config) -> int:
-        """Numbers beside the observation."""
-        return spec.obs_dim * cfg.previous_obs + spec.action_dim + 2
+        self.before: Shaped[Tensor, "b o"]
+        """The observation before."""
 
     @staticmethod
     def input_dim(spec: EnvSpec, cfg: RL2Config) -> int:
         """Size of the policy's input, a vector."""
-        return spec.obs_dim + LastStep.extra(spec, cfg)
+        return spec.obs_dim * (1 + cfg.previous_obs) + spec.action_dim + 2
 
     def features(self, obs: Shaped[Tensor, "b o"]) -> Shaped[Tensor, "b i"]:
-        """(s_t, a_{t-1}, r_{t-1}, d_{t-1}, s_{t-1}); zeros but for s_t at the trial's start."""
+        """(s_t, a_{t-1}, r_{t-1}, d_{t-1}, s_{t-1}); zeros but for s_t at the trial's start.
+
+        Of pictures s_t and s_{t-1} are channels of one.
+        """
         if self.last is None:
-            size = self.extra(self.spec, self.cfg)
-            self.last = torch.zeros(obs.shape[0], size, device=obs.device)
-        self.obs = obs
-        return beside(obs, self.last)
+            self.last = torch.zeros(len(obs), self.spec.action_dim + 2, device=obs.device)
+            self.before = torch.zeros_like(obs)
+        self.obs, picture = obs, self.spec.picture
+        if not self.cfg.previous_obs:
+            return beside(obs, self.last)
+        if picture is None:
+            return torch.cat([obs, self.last, self.before], -1)
+        return beside(layered(obs, self.before, picture), self.last)
 
     def observe(self, action: Tensor, step: Step) -> None:
         """Keep a_t, r_t and d_t for the next input."""
         ended = (step.terminated | step.truncated).to(step.reward)
         taken = as_vector(action, self.spec)
         last = torch.cat([taken, step.reward.unsqueeze(-1), ended.unsqueeze(-1)], -1).flatten(0, 1)
-        if self.cfg.previous_obs:
-            last = torch.cat([last, self.obs], -1)
+        self.last, self.before = last, self.obs
         if self.cfg.forget:
-            last = last * (1 - ended).flatten().unsqueeze(-1)
-        self.last = last
+            done = ended.flatten().unsqueeze(-1)
+            self.last = last * (1 - done)
+            self.before = torch.where(done > 0, torch.zeros_like(self.obs), self.obs)
 
     def state_dict(self) -> dict[str, Any]:
         """What the next input carries."""
-        return {} if self.last is None else {"last": self.last}
+        return {} if self.last is None else {"last": self.last, "before": self.before}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse."""
-        self.last = state.get("last")
+        """The inverse; older files had both in one."""
+        self.last, size = state.get("last"), self.spec.action_dim + 2
+        if self.last is not None:
+            self.before = state.get("before", self.last[:, size:])
+            self.last = self.last[:, :size]
 
 
 class RL2(TrialMethod):
@@ -149,12 +156,10 @@ class RL2(TrialMethod):
     def __init__(
         self, cfg: RL2Config, spec: EnvSpec, rng: torch.Generator, device: str = "cpu"
     ) -> None:
-        if spec.picture and cfg.previous_obs:
-            raise UserError(
-                f"--previous-obs is for vectors, and {spec.name} shows pictures; leave it out"
-            )
         inputs, steps = LastStep.input_dim(spec, cfg), cfg.trial_steps(spec)
-        embedding: MLP | Eyes | None = eyes(spec, LastStep.extra(spec, cfg), rng, cfg.embed)
+        embedding: MLP | Eyes | None = eyes(
+            spec, spec.action_dim + 2, rng, cfg.embed, pictures=1 + cfg.previous_obs
+        )
         if cfg.embed and not embedding:
             embedding = MLP(inputs, (cfg.embed,), rng)
         asked = embedding.size - embedding.numbers if isinstance(embedding, Eyes) else spec.obs_dim

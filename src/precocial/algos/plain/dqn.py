@@ -93,7 +93,7 @@ class DQN(OffPolicy):
     def initial_nets(self, rng: torch.Generator) -> Nets:
         """Values near 0."""
         sizes = seen_dim(self.spec), *self.cfg.hidden, self.spec.action_dim + self.cfg.dueling
-        return {"q": initial(self.spec, rng) | orthogonal_layers(sizes, 0.1, rng)}
+        return {"q": initial(self.spec.picture, rng) | orthogonal_layers(sizes, 0.1, rng)}
 
     def initial_targets(self) -> Nets:
         """Of the one network."""

@@ -105,10 +105,12 @@ class PPO(PlainMethod):
         """Orthogonal layers; the first policy is all but uniform."""
         spec, cfg = self.spec, self.cfg
         inputs = seen_dim(spec), *cfg.hidden
-        actor = initial(spec, rng) | orthogonal_layers((*inputs, spec.action_dim), 0.01, rng)
+        actor = initial(spec.picture, rng) | orthogonal_layers(
+            (*inputs, spec.action_dim), 0.01, rng
+        )
         if spec.action_kind == "box":
             actor["log_std"] = torch.full((spec.action_dim,), math.log(cfg.init_std))
-        critic = initial(spec, rng) | orthogonal_layers((*inputs, 1), 1.0, rng)
+        critic = initial(spec.picture, rng) | orthogonal_layers((*inputs, 1), 1.0, rng)
         return {"actor": actor, "critic": critic}
 
     @staticmethod

@@ -97,7 +97,7 @@ def initial_nets(
         "q_twin": orthogonal_layers(critic, 1.0, rng),
         "temperature": {"log_alpha": torch.tensor([math.log(alpha)])},
     }
-    return nets | ({"eyes": initial(spec, rng)} if spec.picture else {})
+    return nets | ({"eyes": initial(spec.picture, rng)} if spec.picture else {})
 
 
 def slow(nets: Nets) -> Nets:

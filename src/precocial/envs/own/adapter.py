@@ -488,11 +488,6 @@ class GymTaskEnv:
         self.observation_space, self.action_space = env.observation_space, env.action_space
         self.layout = layout = Layout(self.observation_space)
         layout.check(self.source.name)
-        if self.cfg.frames > 1 and not layout.channels:
-            raise UserError(
-                f"--env-frames is {self.cfg.frames}, and {self.source.name} observes no picture; "
-                "leave it out, or see what it renders with --env-pixels 64"
-            )
         kind = "discrete" if isinstance(self.action_space, spaces.Discrete) else "box"
         self.action_low, self.action_high = action_bounds(self.action_space, self.source.name)
         self.action_start = int(getattr(self.action_space, "start", 0))

@@ -62,7 +62,7 @@ def convolved(params, pixels, picture):
 def test_reading_is_two_convolutions_and_the_numbers(side, rng):
     picture = Picture(side, 3, 4)
     rows, pixels, numbers = rows_of(picture, 6, rng)
-    params = pictures.initial(spec_of(picture), rng)
+    params = pictures.initial(picture, rng)
     seen = pictures.read(params, rows)
     assert seen.shape == (6, pictures.out_dim(picture))
     torch.testing.assert_close(seen[:, :-4], convolved(params, pixels, picture))
@@ -79,7 +79,7 @@ def test_meta_gradients_go_through_convolutions(rng):
     """One inner step and its second derivative, against torch's convolutions."""
     picture = Picture(16, 1)
     rows, pixels, _ = rows_of(picture, 8, rng)
-    theta = {k: p.requires_grad_() for k, p in pictures.initial(spec_of(picture), rng).items()}
+    theta = {k: p.requires_grad_() for k, p in pictures.initial(picture, rng).items()}
     grads = []
     for features in (
         lambda phi: pictures.read(phi, rows.view(1, 8, -1))[0],
