@@ -30,6 +30,7 @@ COMMANDS = {
     "train": "train an algorithm on a family of tasks: precocial train maml --env point-nav",
     "transfer": "start from a source, beside scratch: precocial transfer RUN --env CartPole-v1",
     "rank": "which source to begin from, by short probes: precocial rank RUN RUN --env CartPole-v1",
+    "import": "a run folder from an SB3 zip: precocial import model.zip --env CartPole-v1",
     "eval": "the adaptation curve on unseen tasks: precocial eval runs/maml-point-nav-0",
     "report": "one HTML page from run folders: precocial report runs/* --out report.html",
     "watch": "an animation of a run adapting to one task: precocial watch RUN --out film.gif",
@@ -127,8 +128,8 @@ def dispatch(args: list[str]) -> int:
         say(precocial.__version__)
         return 0
     handlers = {
-        "train": train, "transfer": transfer, "rank": rank, "eval": evaluate, "report": report,
-        "watch": watch, "list": list_all, "check-env": check_env, "job": job,
+        "train": train, "transfer": transfer, "rank": rank, "import": bring_in, "eval": evaluate,
+        "report": report, "watch": watch, "list": list_all, "check-env": check_env, "job": job,
     }  # fmt: skip
     if args[0] not in handlers:
         close = get_close_matches(args[0], list(COMMANDS), n=2, cutoff=0.4)
@@ -342,7 +343,7 @@ def transfer(args: list[str]) -> int:
 
     if not args or args[0].startswith("-"):
         usage = "usage: precocial transfer SOURCE --env ENV [flags]; SOURCE is a run folder, a "
-        usage += ".safetensors file or module:callable"
+        usage += ".zip of Stable-Baselines3, a .safetensors file or module:callable"
         if {"-h", "--help"} & set(args):
             print(f"{usage}\nprecocial transfer SOURCE --env ENV --help shows every flag")
             return 0
@@ -391,6 +392,53 @@ def transfer(args: list[str]) -> int:
         raise UserError(f"{len(failures)} runs failed: {causes}; go on with the same command")
     threshold = where["threshold"]
     _print_transfer(judge(out, _gym_threshold(place.env) if threshold is None else threshold))
+    say(out)
+    return 0
+
+
+@dataclass(frozen=True)
+class ImportPlace:
+    """Where a policy of Stable-Baselines3 comes from and goes to."""
+
+    env: str = ""
+    """What it was trained on: registered family, Gymnasium id, or module:Class."""
+    vecnormalize: Path | None = None
+    """What VecNormalize.save wrote beside it, e.g. vecnormalize.pkl."""
+    out: Path | None = None
+    """Run folder; default runs/sb3-ENV-0."""
+    overwrite: bool = False
+    """Replace an existing run folder."""
+
+
+def bring_in(args: list[str]) -> int:
+    """``precocial import``."""
+    from precocial.bridges.runs import make_run
+    from precocial.runs.plan import plan, with_overrides
+
+    if not args or args[0].startswith("-"):
+        usage = "usage: precocial import FILE.zip --env ENV [--vecnormalize FILE.pkl] [flags]"
+        if {"-h", "--help"} & set(args):
+            print(f"{usage}\nprecocial import FILE.zip --env ENV --help shows every flag")
+            return 0
+        raise UserError(f"no file given; {usage}")
+    file, rest = Path(args[0]), args[1:]
+    env = _value_of(rest, "--env", "")
+    if not env:
+        raise UserError(
+            "a zip does not say what it was trained on; name it, e.g. --env CartPole-v1"
+        )
+    base = plan("sb3", env)
+    cls = flat(
+        "Import", f"A run folder of {file} on {env}.",
+        [("", ImportPlace(env=env)), ("env_", base.env_config)],
+    )  # fmt: skip
+    flags = vars(parse(cls, _aliases(rest), "precocial import FILE.zip"))
+    where = {k: flags.pop(k) for k in ImportPlace.__dataclass_fields__}
+    out = where["out"] or base.folder
+    make_run(
+        file, with_overrides(base, flags), out, vecnormalize=where["vecnormalize"],
+        overwrite=where["overwrite"],
+    )  # fmt: skip
     say(out)
     return 0
 

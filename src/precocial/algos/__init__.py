@@ -70,6 +70,10 @@ ALGOS: dict[str, Entry] = {
         "plain.q_learning:QLearning", "a table of values, one-hot observations",
         "Watkins, Dayan 1992", action="discrete",
     ),
+    "sb3": Entry(
+        "plain.sb3:SB3", "a policy of Stable-Baselines3, from precocial import",
+        "Raffin et al. 2021", trains=False,
+    ),
     "maml": Entry(
         "gradient.maml:MAML", "exact second-order meta-gradient, TRPO", "Finn et al. 2017"
     ),

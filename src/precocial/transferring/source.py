@@ -1,4 +1,4 @@
-"""What a run can begin from: a run folder, a ``.safetensors`` file, ``module:callable``."""
+"""What a run can begin from: a run folder, a zip of SB3's, a safetensors file, a callable."""
 
 from __future__ import annotations
 
@@ -49,11 +49,13 @@ def read_sources(text: str, which: Literal["best", "last"]) -> list[Source]:
         return [from_run(run, which) for run in runs]
     if path.suffix == ".safetensors":
         return [from_file(path)]
+    if path.suffix == ".zip":
+        return [from_zip(path)]
     if ":" in text and not path.exists():
         return [from_callable(text)]
     raise UserError(
-        f"source {text!r}: there is no such thing; expected a run folder, a .safetensors file or "
-        "module:callable"
+        f"source {text!r}: there is no such thing; expected a run folder, a .zip of "
+        "Stable-Baselines3, a .safetensors file or module:callable"
     )
 
 
@@ -76,7 +78,30 @@ def from_run(folder: Path, which: Literal["best", "last"]) -> Source:
         "action_dim": spec.action_dim, "activation": getattr(p.algo_config, "activation", ""),
         "dueling": getattr(p.algo_config, "dueling", None),
         "names": dict(spec.obs_names), "place": str(folder.absolute()), "sha256": digest(path),
-        "algo": p.algo, "env": p.env, "env_steps": int(checkpoint.load(path)["env_steps"]),
+        "algo": getattr(algorithm, "successor", p.algo), "env": p.env,
+        "env_steps": int(checkpoint.load(path)["env_steps"]),
+    }  # fmt: skip
+
+
+def from_zip(path: Path) -> Source:
+    """A policy that Stable-Baselines3 saved."""
+    from gymnasium import spaces
+
+    from precocial.bridges.networks import networks_of
+    from precocial.bridges.sb3 import SUCCESSORS, load_policy
+
+    policy = load_policy(path)
+    space, nets = policy.action_space, networks_of(policy)
+    if not isinstance(space, spaces.Box | spaces.Discrete):
+        raise UserError(f"source {path} acts in {space}; runs here have Box or Discrete actions")
+    box = isinstance(space, spaces.Box)
+    return {
+        "nets": nets, "obs_dim": len(nets["normaliser"]["mean"]),
+        "action_kind": "box" if box else "discrete",
+        "action_dim": spaces.flatdim(space), "activation": policy.activation.lower(),
+        "dueling": False if "q" in nets and not box else None, "names": {}, "place": str(path),
+        "sha256": digest(path), "algo": SUCCESSORS[policy.kind], "env": "",
+        "env_steps": policy.steps,
     }  # fmt: skip
 
 
