@@ -1,6 +1,7 @@
 """Every method that takes pictures takes them, from a family and from a user's environment."""
 
 import itertools
+from pathlib import Path
 from typing import ClassVar
 
 import gymnasium
@@ -205,6 +206,23 @@ def test_a_camera_and_a_gauge_lie_in_one_row(rng):
     assert torch.equal(red[:, :, 0].argmax(-1), at)
     assert not red[..., 20:].any()
     env.close()
+
+
+def test_a_learner_in_a_loop_sees_what_it_was_trained_on(tmp_path, monkeypatch):
+    """Bytes of a user's pictures reach the policy as bytes."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    folder = precocial.train(
+        "maml", "test_pictures:Camera", out=tmp_path / "r", iterations=1, num_tasks=2,
+        episodes_per_task=3, eval_every=0, quiet=True,
+    )  # fmt: skip
+    env, trained = Camera(), precocial.load(folder)
+    obs, _ = env.reset(seed=1)
+    learner = trained.learner()
+    row = learner.encode(obs)
+    assert row.dtype == torch.uint8 and row.shape == (1, 1, 24 * 24 * 3 + 8)
+    assert torch.equal(numbers_of(row, trained.env.spec.picture)[0, 0],
+                       torch.from_numpy(obs["gauge"]))  # fmt: skip
+    learner.observe(*env.step(learner.act(obs))[:4])
 
 
 @pytest.mark.parametrize("frames", [1, 2])

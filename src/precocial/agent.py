@@ -110,16 +110,19 @@ class Agent:
     def encode(self, obs: Any) -> Shaped[Tensor, "n e o"]:
         """A copy of the environment's own observation, flat, as the policy sees it."""
         env: Any = self.trained.env
-        if env.spec.picture and not hasattr(env, "encode"):
-            return self._pixels(obs, env.spec.obs_shape).to(self.trained.plan.run.device)
+        device = self.trained.plan.run.device
         if hasattr(env, "encode"):  # a user's environment
             obs = env.encode(obs, () if self.axes == (1, 1) else self.axes)
+            if env.spec.picture:
+                return torch.tensor(obs).reshape(*self.axes, -1).to(device)
+        elif env.spec.picture:
+            return self._pixels(obs, env.spec.obs_shape).to(device)
         flat = self._numbers(obs, "the observation")
         whole = (*self.axes, env.spec.obs_dim)
         expected = whole[2:] if self.axes == (1, 1) else whole
         if tuple(flat.shape) not in (expected, whole):
             raise UserError(f"the observation has shape {tuple(flat.shape)}; expected {expected}")
-        return flat.reshape(whole).to(self.trained.plan.run.device)
+        return flat.reshape(whole).to(device)
 
     def _pixels(self, obs: Any, shape: tuple[int, ...]) -> UInt8[Tensor, "n e o"]:
         """A copy of pictures, as rows of bytes."""

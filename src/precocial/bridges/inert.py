@@ -16,15 +16,15 @@ import numpy as np
 from precocial.errors import UserError
 
 
-def _scalar(dtype: np.dtype, data: bytes) -> Any:
+def _scalar(dtype: Any, data: Any) -> Any:
     return np.frombuffer(data, dtype)[0]
 
 
-def _array(data: bytes, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
-    return np.frombuffer(data, dtype).reshape(shape, order=order)  # type: ignore[call-overload]
+def _array(data: Any, dtype: Any, shape: Any, order: Any) -> Any:
+    return np.frombuffer(data, dtype).reshape(shape, order=order)
 
 
-def _empty(kind: type, shape: tuple[int, ...], code: bytes) -> np.ndarray:
+def _empty(kind: Any, shape: Any, code: Any) -> Any:
     return np.ndarray.__new__(np.ndarray, (0,), np.int8)  # its state is set afterwards
 
 

@@ -192,8 +192,9 @@ class NatureCNN(nn.Module):
 class Combined(nn.Module):
     """SB3's extractor of a Dict: convolutions for images, everything else as it is."""
 
-    def __init__(self, params: Mapping[str, Tensor], prefix: str, space: spaces.Dict) -> None:
+    def __init__(self, params: Mapping[str, Tensor], prefix: str, space: spaces.Space) -> None:
         super().__init__()
+        assert isinstance(space, spaces.Dict)
         self.extractors = nn.ModuleDict({
             k: NatureCNN(params, f"{prefix}.extractors.{k}") if is_image(s) else nn.Flatten()
             for k, s in space.spaces.items()
@@ -448,8 +449,6 @@ class SB3Policy:
         if self.normaliser is not None:
             obs = self.normaliser(key, obs)
         if is_image(space):
-            if obs.shape[1:] != space.shape:  # channels last, as environments give them
-                obs = obs.transpose(0, 3, 1, 2)
             return torch.as_tensor(obs).float() / 255.0
         x = torch.as_tensor(obs)
         match space:
@@ -482,10 +481,11 @@ class SB3Policy:
 
     def _rows(self, space: spaces.Space, obs: Any, key: str) -> tuple[np.ndarray, bool]:
         array, shape = np.asarray(obs), tuple(space.shape or ())
-        fitting = {shape, (*shape[1:], shape[0])} if is_image(space) else {shape}
-        if array.shape in fitting:
-            return array[None], False
-        if array.shape[1:] in fitting:
+        if is_image(space):
+            array = channels_first(array, shape)
+        if array.shape == shape:
+            return array.reshape(-1, *shape), False
+        if array.shape[1:] == shape:
             return array, True
         raise UserError(
             f"the observation{f' {key!r}' if key else ''} has shape {array.shape}; expected {shape}"
@@ -537,6 +537,14 @@ class SB3Policy:
                 return low + (0.5 * (actions + 1.0) * (high - low))
             return np.clip(actions, low, high)
         return actions
+
+
+def channels_first(picture: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """One or a batch of images, which environments give with their channels last."""
+    last = (*shape[1:], shape[0])
+    if picture.shape == last != shape:
+        return picture.transpose(2, 0, 1)
+    return picture.transpose(0, 3, 1, 2) if picture.shape[1:] == last != shape else picture
 
 
 def _choose(logits: Tensor, deterministic: bool, rng: torch.Generator | None) -> Tensor:

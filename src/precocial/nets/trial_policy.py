@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from precocial.nets.activations import tanh
 from precocial.nets.initial import linear, orthogonal
@@ -19,6 +20,10 @@ from precocial.types import EnvSpec, Picture
 LARGEST_SCALE = 10.0
 """Of the value head when its units move: where an untrained head meets rewards that are small, or
 none, what it predicts is noise and not to be kept."""
+
+
+AT_ONCE = 1000
+"""Pictures that are looked at together: as floats, and in patches, they take much room."""
 
 
 class MLP(nn.Module):
@@ -73,10 +78,19 @@ class Eyes(nn.Module):
     def sequence(
         self, x: UInt8[Tensor, "*t i"], state: State, keep: Float[Tensor, "t b"] | None
     ) -> Float[Tensor, "*t h"]:
-        """Each step on its own."""
-        seen = read(dict(self.named_parameters()), x)
+        """Each step on its own.
+
+        What the convolutions make on the way is not kept, but made again for the gradient.
+        """
+        parts = x.flatten(0, -2).split(AT_ONCE)
+        made = [checkpoint(self.look, part, use_reentrant=False) for part in parts]
+        return torch.cat(made).unflatten(0, x.shape[:-1])
+
+    def look(self, rows: UInt8[Tensor, "b i"]) -> Float[Tensor, "b h"]:
+        """At so many."""
+        seen = read(dict(self.named_parameters()), rows)
         size = seen.shape[-1] - self.numbers
-        return torch.cat([tanh(self.layer(seen[..., :size])), seen[..., size:]], -1)
+        return torch.cat([tanh(self.layer(seen[:, :size])), seen[:, size:]], -1)
 
 
 def eyes(

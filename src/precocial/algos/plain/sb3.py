@@ -17,7 +17,13 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from precocial.bridges.networks import networks_of
-from precocial.bridges.sb3 import SUCCESSORS, Normaliser, SB3Policy, is_image
+from precocial.bridges.sb3 import (
+    SUCCESSORS,
+    Normaliser,
+    SB3Policy,
+    channels_first,
+    is_image,
+)
 from precocial.nets.pictures import is_bytes, numbers_of, pixels_of
 from precocial.types import EnvSpec, Metrics, Params, Step, TaskEnv, Tasks, UserError
 
@@ -155,8 +161,10 @@ def seen(policy: SB3Policy, rows: Shaped[Tensor, "b o"], spec: EnvSpec) -> Any:
     for key, part in parts.items():
         if is_image(part):
             assert pixels is not None
-            depth = min(part.shape or ())
-            found[key] = policy.prepared(part, pixels[..., channel : channel + depth], key)
+            shape = tuple(part.shape or ())
+            depth = min(shape)
+            image = channels_first(pixels[..., channel : channel + depth], shape)
+            found[key] = policy.prepared(part, image, key)
             channel += depth
             continue
         size = spaces.flatdim(part)
