@@ -101,6 +101,10 @@ ENVS: dict[str, Family] = {
         "grid.frozen_lake:FrozenLake", "cross a frozen lake whose holes are hidden",
         "discrete 4", "one-hot 25", "Grigsby et al. 2024",
     ),
+    "instructions": Family(
+        "grid.instructions:Instructions", "walk to the tile that a sentence names",
+        "discrete 4", "one-hot 25 and words 61", "this package",
+    ),
     "FrozenLake-v1": Family(
         "grid.frozen_lake:FrozenLakeV1", "Gymnasium's 4x4 lake, one task",
         "discrete 4", "one-hot 16", "Gymnasium",

@@ -167,6 +167,7 @@ class TensorTaskEnv:
     num_tasks: int | None = None
     trial_episodes: int | None = None
     command_dim: int = 0
+    split_sizes: tuple[tuple[Split, int], ...] = ()
     picture: Picture | None = None
     """What a row of bytes holds, where observations are pictures."""
     reward_fn: RewardFn | None = None
@@ -184,7 +185,7 @@ class TensorTaskEnv:
             self.name, self.obs_dim, self.action_kind, self.action_dim, self.action_low,
             self.action_high, horizon, self.num_tasks, task_dim, self.trial_episodes,
             belief=self.belief(), reward_fn=self.reward_fn, command_dim=self.command_dim,
-            picture=self.picture,
+            split_sizes=self.split_sizes, picture=self.picture,
         )  # fmt: skip
 
     # ---- what a family writes -------------------------------------------------------------
