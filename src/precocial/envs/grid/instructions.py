@@ -106,7 +106,9 @@ def counted(texts: list[str]) -> Float[Tensor, "s w"]:
 
 
 def understood(texts: list[str]) -> Float[Tensor, "s f"]:
-    """A frozen language model's features, less their mean, over one deviation for all of them.
+    """A frozen language model's features less their mean, of length 1 on average, as the cell is.
+
+    Means are those of training sentences.
 
     Raises:
         UserError: its package is not installed.
@@ -114,8 +116,8 @@ def understood(texts: list[str]) -> Float[Tensor, "s f"]:
     from precocial.nets.sentences import sentences as reader
 
     features = reader()(texts)
-    train = features[: len(sentences("train"))]
-    return (features - train.mean(0)) / (train - train.mean(0)).std()
+    features = features - features[: len(sentences("train"))].mean(0)
+    return features / features[: len(sentences("train"))].norm(dim=1).mean()
 
 
 READERS: dict[Words, Callable[[list[str]], Tensor]] = {"one-hot": counted, "features": understood}
