@@ -298,3 +298,14 @@ def test_pearl_infers_the_sign_from_one_step(encoder):
     curve = adaptation_curve(algo, env, tasks, stages=2, lanes=10, seed=0)
     first, second = curve.returns.mean(0)
     assert abs(first) < 0.35 and second > 0.7
+
+
+@pytest.mark.slow
+def test_a_lake_is_crossed_by_its_picture(tmp_path):
+    """The picture tells the cell and nothing else; untrained values reach the goal by chance."""
+    folder = precocial.train(
+        "dqn", "FrozenLake-v1", out=tmp_path / "lake", env_view="picture", env_slippery=False,
+        env_steps=6144, eval_every=2, quiet=True,
+    )  # fmt: skip
+    rows = read_rows(folder / "metrics.jsonl")
+    assert max(row.get("valid/episode_reward_mean", 0) for row in rows) == 1

@@ -16,7 +16,8 @@ from precocial.envs.base import GymConfig
 from precocial.envs.own.adapter import GymTaskEnv
 from precocial.nets.pictures import numbers_of, pixels_of
 from precocial.rollout import collect
-from precocial.runs.folder import load_algorithm
+from precocial.runs.folder import load_algorithm, require_fit
+from precocial.runs.plan import plan
 from precocial.runs.rows import read_rows
 from precocial.task_replay import TaskReplay
 from precocial.training import run
@@ -251,6 +252,18 @@ def test_frames_are_the_latest_and_what_has_changed(rng):
         assert torch.equal(change, (128 + now - old).clamp(0, 255))
         assert (change != 128).any()
     env.close()
+
+
+@pytest.mark.parametrize(("steps", "warned"), [(3, True), (0, False)])
+def test_episodes_that_are_never_seen_whole_are_pointed_out(steps, warned, tmp_path, monkeypatch,
+                                                            capsys):  # fmt: skip
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    p = plan("ppo", "test_pictures:Camera", rollout_steps=steps)
+    require_fit(p)
+    words = "sees the first 3 of 5 steps alone; --rollout-steps 0 for whole ones"
+    assert (words in capsys.readouterr().err) == warned
+    require_fit(plan("ppo", "CartPole-v1"))  # whose lanes go on
+    assert not capsys.readouterr().err
 
 
 def test_pictures_that_cannot_be_are_one_line():

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from jaxtyping import Float32, Shaped, UInt8
 from torch import Tensor
 
@@ -46,6 +47,67 @@ class Trained:
         rng = generator(seed, "agent", device=self.plan.run.device)
         inner = self.algorithm.learner(num_tasks, lanes, rng)
         return Agent(self, inner, num_tasks, lanes)
+
+    def predict(
+        self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        """Actions as Stable-Baselines3's ``predict`` gives them, for loops that are written for it.
+
+        A method that updates acts as it stands before any update; ``Agent.predict`` acts as
+        adapted. One with a memory, a belief or a model goes on with the state that it gave back,
+        across episodes: a trial begins where ``state`` is None. It is not told rewards this way,
+        and takes them for 0; the loop of ``learner`` tells it.
+
+        Args:
+            obs: One observation, or a batch of them: an array, of a Dict space a dict of arrays.
+            state: What the last call gave back, for the same number of observations.
+            episode_start: Whether each of them begins an episode (B,).
+            deterministic: The most likely actions instead of samples.
+
+        Raises:
+            UserError: an observation of another shape.
+        """
+        lanes, many = self._count(obs)
+        if state is None:
+            state = self.learner(1, lanes, seed=int(torch.randint(2**31 - 1, ())))
+        elif not isinstance(state, Agent) or state.axes != (1, lanes):
+            raise UserError(
+                f"the state is not that of {lanes} observations; expected None at first"
+            )
+        elif state.raw is not None:
+            ended = np.zeros(lanes, bool) if episode_start is None else np.asarray(episode_start)
+            seen = state.encode(_with_tasks(obs, lanes, many))
+            zero = torch.zeros(1, lanes)
+            flags = torch.from_numpy(ended.astype(bool)).view(1, lanes)
+            state.inner.observe(state.raw, Step(seen, seen, zero, flags, flags & False, {}))
+        found, _ = state.predict(obs, deterministic=deterministic)
+        remembers = ALGOS[self.plan.algo].branch in ("memory", "inference", "model")
+        return found, state if remembers else None
+
+    def _count(self, obs: Any) -> tuple[int, bool]:
+        """How many observations these are, and whether they came as a batch."""
+        env: Any = self.env
+        space = getattr(env, "observation_space", None)
+        while isinstance(obs, dict) and isinstance(space, spaces.Dict):
+            key = next(iter(space))
+            obs, space = obs.get(key), space[key]
+        shape = env.spec.obs_shape if space is None else tuple(space.shape or ())
+        given = np.shape(obs)
+        if given == shape:
+            return 1, False
+        if given[1:] == shape:
+            return given[0], True
+        raise UserError(f"the observation has shape {given}; expected {shape}, or a batch of them")
+
+
+def _with_tasks(obs: Any, lanes: int, many: bool) -> Any:
+    """Observations with an axis for the one task, and for lanes where there are several."""
+    if isinstance(obs, dict):
+        return {k: _with_tasks(v, lanes, many) for k, v in obs.items()}
+    array = np.asarray(obs)
+    if lanes == 1:
+        return array[0] if many else array
+    return array[None]
 
 
 class Agent:
@@ -97,6 +159,26 @@ class Agent:
         )  # fmt: skip
         raw, self.raw, self.awaited = self.raw, None, False
         self.inner.observe(raw, step)
+
+    def predict(
+        self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        """Actions of the learner as it is, as SB3's ``predict``; nothing is to be observed of them.
+
+        One observation for each of its lanes, or one alone where it has one; the state is handed
+        through.
+        """
+        lanes, many = self.trained._count(obs)
+        if self.axes != (1, lanes):
+            raise UserError(
+                f"the learner has {self.axes[0]} tasks x {self.axes[1]} lanes, and {lanes} "
+                "observations came; expected one for each"
+            )
+        self.raw = self.inner.act(
+            self.encode(_with_tasks(obs, lanes, many)), explore=not deterministic
+        )
+        action = np.asarray(self.to_env_units(self.raw)[0])
+        return (action if many else action[0]), state
 
     def adapt(self) -> None:
         """Learn from everything observed since the last call."""

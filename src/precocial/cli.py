@@ -31,6 +31,7 @@ COMMANDS = {
     "transfer": "start from a source, beside scratch: precocial transfer RUN --env CartPole-v1",
     "rank": "which source to begin from, by short probes: precocial rank RUN RUN --env CartPole-v1",
     "import": "a run folder from an SB3 zip: precocial import model.zip --env CartPole-v1",
+    "export": "a policy for others: precocial export RUN --to onnx --out policy.onnx",
     "eval": "the adaptation curve on unseen tasks: precocial eval runs/maml-point-nav-0",
     "report": "one HTML page from run folders: precocial report runs/* --out report.html",
     "watch": "an animation of a run adapting to one task: precocial watch RUN --out film.gif",
@@ -128,7 +129,8 @@ def dispatch(args: list[str]) -> int:
         say(precocial.__version__)
         return 0
     handlers = {
-        "train": train, "transfer": transfer, "rank": rank, "import": bring_in, "eval": evaluate,
+        "train": train, "transfer": transfer, "rank": rank, "import": bring_in, "export": hand_out,
+        "eval": evaluate,
         "report": report, "watch": watch, "list": list_all, "check-env": check_env, "job": job,
     }  # fmt: skip
     if args[0] not in handlers:
@@ -440,6 +442,33 @@ def bring_in(args: list[str]) -> int:
         overwrite=where["overwrite"],
     )  # fmt: skip
     say(out)
+    return 0
+
+
+@dataclass(frozen=True)
+class Export:
+    """A run's policy for Stable-Baselines3, ONNX, or whoever reads layers by PyTorch's names."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    to: Literal["sb3", "safetensors", "onnx"]
+    """A zip that SB3 loads; layers in a file; a graph (of a memory one step, with its state)."""
+    out: Path | None = None
+    """File; default RUN/policy.zip, .safetensors or .onnx."""
+    learner: Path | None = None
+    """A learner that adapted and was saved (Agent.save) instead of the run's starting point."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Which checkpoint."""
+
+
+def hand_out(args: list[str]) -> int:
+    """``precocial export``."""
+    flags = parse(Export, args, "precocial export")
+    from precocial.bridges.out import export
+
+    ending = {"sb3": "zip"}.get(flags.to, flags.to)
+    out = flags.out or flags.run / f"policy.{ending}"
+    say(export(flags.run, flags.to, out, flags.learner, flags.checkpoint))
     return 0
 
 

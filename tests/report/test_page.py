@@ -17,9 +17,27 @@ from precocial.report import write_report
 from precocial.report.figures.learning import training
 from precocial.report.figures.tasks import before_after, by_task
 from precocial.report.figures.updates import adaptation
+from precocial.report.findings import _unfinished
 from precocial.report.runs import read_groups
 from precocial.runs.rows import read_rows
 from precocial.statistics import bootstrap_interval, interquartile_mean
+
+
+@pytest.mark.parametrize(
+    ("run", "returns", "said"),
+    [({"iterations": 9}, [1, 2], "iteration 2 of 9"),
+     ({"iterations": 10**9, "env_steps": 500}, [1, 2], "step 200 of 500"),
+     ({"iterations": 10**9, "env_steps": 200}, [1, 2], ""),
+     ({"iterations": 9, "stop_at": 1.5}, [1, 2], "iteration 2 of 9"),
+     ({"iterations": 9, "stop_at": 1.5}, [2, 3], ""),
+     ({"iterations": 2}, [1, 2], "")],
+)  # fmt: skip
+def test_a_run_that_ended_as_it_was_to_is_finished(run, returns, said):
+    rows = [
+        {"iteration": i, "env_steps": 100 * (i + 1), "valid/episode_reward_mean": float(r)}
+        for i, r in enumerate(returns)
+    ]
+    assert _unfinished({"run": run}, rows) == said
 
 
 def test_a_page_is_one_file_that_needs_no_network(tmp_path):

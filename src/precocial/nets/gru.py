@@ -70,6 +70,8 @@ def gru_step(
     bias_hh: Float[Tensor, " g"],
 ) -> Float[Tensor, "b h"]:
     """The state after one step, without a graph."""
+    if torch.compiler.is_compiling():  # an exporter's sizes are symbols
+        return torch.gru_cell(x, h, weight_ih, weight_hh, bias_ih, bias_hh)
     if h.numel() < _SMALL:
         return alone(torch.gru_cell, x, h, weight_ih, weight_hh, bias_ih, bias_hh)
     w = _Weights.of(weight_ih, weight_hh, bias_ih, bias_hh)

@@ -153,7 +153,7 @@ def patches(x: Shaped[Tensor, "b h h c"], stride: int) -> Shaped[Tensor, "b p p 
     """What a convolution looks at; not what is left over at the right and the bottom."""
     side = x.shape[1] // stride
     whole = x[:, : side * stride, : side * stride]
-    cells = whole.reshape(len(x), side, stride, side, stride, x.shape[-1])
+    cells = whole.unflatten(2, (side, stride)).unflatten(1, (side, stride))
     return cells.transpose(2, 3).flatten(3)
 
 

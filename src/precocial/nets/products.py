@@ -139,6 +139,8 @@ def linear(
     x: Float[Tensor, "*b i"], weight: Float[Tensor, "*n i o"], bias: Float[Tensor, "*n o"]
 ) -> Float[Tensor, "*b o"]:
     """``x W + b`` for shared weights (i, o), or for (N, i, o) on a batch (N, B, i)."""
+    if torch.compiler.is_compiling():  # an exporter's sizes are symbols
+        return x @ weight + bias.unsqueeze(-2) if weight.ndim == 3 else x @ weight + bias
     if weight.ndim == 2:
         one = cut_up(x.shape[:-1].numel(), weight)
         return (alone(torch.matmul, x, weight) if one else x @ weight) + bias
@@ -168,6 +170,8 @@ def shared(
     """``x W + b`` with weights that all rows share; differentiable once."""
     if bias is None:
         bias = weight.new_zeros(weight.shape[1])
+    if torch.compiler.is_compiling():
+        return x @ weight + bias
     y: Tensor = _Shared.apply(x.flatten(0, -2), weight, bias)
     return y.view(*x.shape[:-1], -1)
 

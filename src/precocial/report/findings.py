@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from precocial.algos import ALGOS
 from precocial.report.evaluations import REFERENCES, Evaluation
 from precocial.report.figures.chart import NUM_COLOURS, reference_value, tasks_phrase
 from precocial.report.figures.tasks import gains
@@ -22,6 +23,7 @@ from precocial.report.words import (
     plural,
 )
 from precocial.statistics import bootstrap_interval
+from precocial.transferring.measure import curve_of
 
 
 def finding_cards(groups: Sequence[Group]) -> str:
@@ -100,7 +102,7 @@ def _group_warnings(group: Group) -> list[str]:
         items.append(f"not evaluated yet; run <code>precocial eval {escape(group.folder)}</code>.")
     else:
         items += _doubts(group, group.evaluations[0])
-    if all(not run.rows for run in group.runs) and group.algo != "scratch":
+    if all(not run.rows for run in group.runs) and ALGOS[group.algo].trains:
         items.append("no training curve, <code>metrics.jsonl</code> is missing or empty.")
     for run in group.runs:
         if where := _unfinished(run.config, run.rows):
@@ -115,12 +117,16 @@ def _group_warnings(group: Group) -> list[str]:
 
 
 def _unfinished(config: dict[str, Any], rows: list[dict[str, float]]) -> str:
-    """``iteration 40 of 100`` where a run stopped before its end."""
+    """``iteration 40 of 100``, or steps where they end it, if a run stopped before its end."""
     run = config.get("run") or {}
     total, limit = run.get("iterations") or 0, run.get("env_steps") or 0
     done = int(rows[-1].get("iteration", 0)) + 1 if rows else 0
-    by_steps = bool(limit and rows and rows[-1]["env_steps"] >= limit)
-    return f"iteration {done} of {total}" if 0 < done < total and not by_steps else ""
+    steps = int(rows[-1]["env_steps"]) if rows else 0
+    last, wanted = curve_of(rows).returns[-2:], run.get("stop_at")
+    reached = wanted is not None and len(last) == 2 and bool((last >= wanted).all())
+    if not 0 < done < total or (limit and steps >= limit) or reached:
+        return ""
+    return f"step {steps} of {limit}" if limit else f"iteration {done} of {total}"
 
 
 def _doubts(group: Group, e: Evaluation) -> list[str]:

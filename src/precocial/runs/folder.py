@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from precocial.algos import ALGOS, build
+from precocial.algos.plain.shared import PlainMethod, go_on
 from precocial.envs import make_env
 from precocial.envs.oracle import OracleEnv
 from precocial.envs.own.source import source_file, warn_if_changed
@@ -174,6 +175,8 @@ def require_fit(p: Plan) -> Plan:
     require_machine(p)
     with closing(build_env(p)) as env:
         algorithm = build_algorithm(p, env)
+        if isinstance(algorithm, PlainMethod) and not go_on(env):
+            warn_of_short_lanes(algorithm, env)
     if p.run.one_task != "no" and getattr(algorithm, "draws_tasks", False):
         raise UserError(
             f"--one-task is {p.run.one_task}, but {p.algo} draws its training tasks itself; leave "
@@ -182,6 +185,18 @@ def require_fit(p: Plan) -> Plan:
     family = env.env if isinstance(env, OracleEnv) else env
     config = getattr(family, "cfg", p.env_config)
     return dataclasses.replace(p, env_config=config, source=source_file(p.env))
+
+
+def warn_of_short_lanes(algorithm: PlainMethod, env: TaskEnv) -> None:
+    """Say so where training never gets to the later steps of an episode."""
+    if algorithm.reach < env.spec.horizon:
+        longer = "--rollout-steps 0" if hasattr(algorithm.cfg, "rollout_steps") else "more --rounds"
+        print(
+            f"precocial: on {env.spec.name} every iteration begins new episodes, of which it sees "
+            f"the first {algorithm.reach} of {env.spec.horizon} steps alone; {longer} for whole "
+            "ones",
+            file=sys.stderr,
+        )
 
 
 def build_env(p: Plan) -> TaskEnv:

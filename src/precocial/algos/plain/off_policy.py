@@ -89,6 +89,11 @@ class OffPolicy(PlainMethod):
         """Copies of the networks that have a slow one."""
         raise NotImplementedError
 
+    @property
+    def reach(self) -> int:
+        """Of all rounds."""
+        return self.cfg.rounds * self.cfg.train_every
+
     def begin_with(self, networks: dict[str, dict[str, Tensor]]) -> None:
         """See ``Transferable``; targets begin where the networks do."""
         super().begin_with(networks)

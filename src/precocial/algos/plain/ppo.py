@@ -113,6 +113,11 @@ class PPO(PlainMethod):
         critic = initial(spec.picture, rng) | orthogonal_layers((*inputs, 1), 1.0, rng)
         return {"actor": actor, "critic": critic}
 
+    @property
+    def reach(self) -> int:
+        """Of all rounds."""
+        return self.cfg.rounds * (self.cfg.rollout_steps or self.spec.horizon)
+
     @staticmethod
     def update_together(
         members: Sequence[PPO], env: TaskEnv, tasks: Tasks, rng: torch.Generator

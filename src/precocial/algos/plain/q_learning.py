@@ -84,6 +84,11 @@ class QLearning(PlainMethod):
         """All values 0."""
         return {"q": {"table": torch.zeros(self.spec.obs_dim, self.spec.action_dim)}}
 
+    @property
+    def reach(self) -> int:
+        """Of an iteration."""
+        return self.cfg.steps
+
     @staticmethod
     def update_together(
         members: Sequence[QLearning], env: TaskEnv, tasks: Tasks, rng: torch.Generator

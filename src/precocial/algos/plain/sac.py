@@ -181,6 +181,12 @@ class SAC(OffPolicy):
         return SACLearner(first.cfg, params, Normalisers(members), rng, first.spec)
 
 
+def log_stds(raw: Float[Tensor, "*b a"]) -> Float[Tensor, "*b a"]:
+    """Log standard deviations between their bounds."""
+    low, high = LOG_STDS
+    return low + 0.5 * (high - low) * (torch.tanh(raw) + 1)
+
+
 class Policies:
     """Actions of S policies, and how likely they are."""
 
@@ -197,8 +203,7 @@ class Policies:
     ) -> tuple[Float[Tensor, "s b a"], Float[Tensor, "s b a"]]:
         """Mean and log standard deviation before squashing."""
         mean, raw = perceptron_once(params, obs, self.activation).chunk(2, -1)
-        low, high = LOG_STDS
-        return mean, low + 0.5 * (high - low) * (torch.tanh(raw) + 1)
+        return mean, log_stds(raw)
 
     def draw(
         self, params: Params, obs: Shaped[Tensor, "s b o"]

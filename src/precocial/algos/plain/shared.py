@@ -126,6 +126,11 @@ class PlainMethod:
         """See ``Stackable``."""
         return PlainLearner(members[0].cfg, copied(members, "actor"), Normalisers(members), rng)
 
+    @property
+    def reach(self) -> int:
+        """Steps that a lane makes in an iteration."""
+        raise NotImplementedError
+
     def meta_update(self, env: TaskEnv, tasks: Tasks, rng: torch.Generator) -> Metrics:
         """One iteration alone."""
         return self.update_together([self], env, tasks, rng)[0]
@@ -251,6 +256,11 @@ class PlainLearner:
             setattr(self.normalise, name, stacked)
 
 
+def go_on(env: TaskEnv) -> bool:
+    """Whether lanes go on from one iteration to the next."""
+    return env.spec.num_tasks == 1 and isinstance(env, Continuing)
+
+
 class Lanes:
     """The lanes of S members during an iteration, and the returns of the episodes they end."""
 
@@ -259,7 +269,7 @@ class Lanes:
     ) -> None:
         self.members, self.env, self.tasks, self.rng = members, env, tasks, rng
         self.num = members[0].cfg.lanes
-        self.goes_on = env.spec.num_tasks == 1 and isinstance(env, Continuing)
+        self.goes_on = go_on(env)
         self.steps_before = env.steps_taken
         standing = [m.standing if self.goes_on else {} for m in members]
         share = tasks.num // len(members)
