@@ -17,7 +17,7 @@ import pickle
 import re
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -77,7 +77,7 @@ class Numbers(Inert):
 class Array(np.ndarray):
     """An array that gets its content afterwards, from bytes alone."""
 
-    def __setstate__(self, state: Any) -> None:  # type: ignore[override]
+    def __setstate__(self, state: Any) -> None:
         """Take sizes, numbers' kind and bytes; nothing of other kinds."""
         _, shape, kind, fortran, data = state
         if isinstance(kind, Numbers) and kind.dtype is not None:
@@ -139,7 +139,7 @@ class Reader(pickle._Unpickler):
     It is Python's, not C's, whose memo takes as much memory as a number in the file says.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
         """What a name stands for."""

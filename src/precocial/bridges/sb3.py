@@ -484,6 +484,7 @@ class SB3Policy:
     def _require_sizes(self) -> None:
         """Refuse layers that do not fit the spaces."""
         net, action = self.net, self.action_space
+        parts: tuple[Any, ...]
         match self.kind:
             case "PPO or A2C":
                 parts = net.pi_features_extractor, net.mlp_extractor.policy_net, net.action_net

@@ -70,9 +70,7 @@ def require_known(space: spaces.Space, what: str, *, whole: bool = True) -> None
     if np.any(getattr(space, "start", 0)):
         raise UserError(f"{what}: SB3 counts from 0, {space} does not; export to onnx")
     if is_image(space):
-        raise UserError(
-            f"{what}: SB3 takes {space} for a picture and scales it; export to onnx"
-        )
+        raise UserError(f"{what}: SB3 takes {space} for a picture and scales it; export to onnx")
 
 
 def write(source: Source, out: Path) -> None:
