@@ -1,6 +1,7 @@
 """Every method that takes pictures takes them, from a family and from a user's environment."""
 
 import itertools
+from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,16 +12,21 @@ import torch
 from gymnasium import spaces
 
 import precocial
+from precocial.algos.transfer.begin import begin
+from precocial.algos.transfer.config import TransferConfig
+from precocial.algos.transfer.surgery import Row, is_frozen
 from precocial.envs import env_config, make_env
 from precocial.envs.base import GymConfig
 from precocial.envs.own.adapter import GymTaskEnv
 from precocial.nets.pictures import numbers_of, pixels_of
 from precocial.rollout import collect
-from precocial.runs.folder import load_algorithm, require_fit
+from precocial.runs.folder import build_algorithm, build_env, load_algorithm, require_fit
 from precocial.runs.plan import plan
 from precocial.runs.rows import read_rows
 from precocial.task_replay import TaskReplay
 from precocial.training import run
+from precocial.transferring.run import transfer
+from precocial.transferring.source import read_sources
 from precocial.types import UserError
 
 UPDATES = {"num_tasks": 2, "episodes_per_task": 3, "hidden": (8,)}
@@ -303,3 +309,51 @@ def test_a_picture_of_cart_pole_is_its_own(rng):
     moving = pixels_of(step.next_obs, env.spec.picture)
     assert (moving[..., 3:] != 128).any()
     env.close()
+
+
+# ---- from one run to another ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("old", "new"), [("ppo", "ppo"), ("ppo", "sac"), ("sac", "ppo")])
+def test_a_run_on_pictures_begins_from_one_that_saw_the_same(old, new, tmp_path):
+    """The policy does what the source did, wherever the convolutions are kept."""
+    both = {"eval_every": 0, "quiet": True, "env_view": "picture", "env_horizon": 6}
+    cases = {"ppo": PLAIN | {"rollout_steps": 6, "activation": "relu"}, "sac": REPLAY}
+    folder = precocial.train(old, "point-nav", out=tmp_path / "old", iterations=1, **both,
+                             **cases[old])  # fmt: skip
+    [source] = read_sources(str(folder), "last")
+    p = plan(new, "point-nav", **cases[new], env_view="picture", env_horizon=6)
+    with closing(build_env(p)) as env:
+        algorithm = build_algorithm(p, env)
+        rows = begin(algorithm, TransferConfig(kickstart=0.0, critic_warmup=0), source)
+        env_rng = torch.Generator().manual_seed(2)
+        obs = env.reset(env.sample_tasks(1, "test", env_rng), 3, env_rng)
+        acted = [
+            a.learner(1, 3, torch.Generator()).act(obs, explore=False)
+            for a in (load_algorithm(folder, "last")[2], algorithm)
+        ]
+    squash = [torch.tanh(x) if name == "ppo" and old != new else x
+              for name, x in zip((old, new), acted, strict=True)]  # fmt: skip
+    torch.testing.assert_close(*squash)
+    read_by = [r for r in rows if "conv" in r.layer and not r.layer.startswith("critic")]
+    assert {r.fate for r in read_by} == {"kept"}
+
+
+@pytest.mark.parametrize(
+    ("views", "words"),
+    [(("one-hot", "picture"), "frozen-lake shows pictures and the source none"),
+     (("picture", "one-hot"), "the source shows pictures and frozen-lake none")],
+)  # fmt: skip
+def test_pictures_and_numbers_do_not_go_on_from_each_other(views, words, tmp_path):
+    settings = PLAIN | {"rollout_steps": 6, "quiet": True, "eval_every": 0}
+    folder = precocial.train("ppo", "frozen-lake", out=tmp_path / "old", iterations=1,
+                             env_view=views[0], **settings)  # fmt: skip
+    with pytest.raises(UserError, match=words):
+        transfer(folder, "frozen-lake", out=tmp_path / "new", env_view=views[1],
+                           env_steps=100, quiet=True)  # fmt: skip
+    assert not (tmp_path / "new").exists()
+
+
+def test_layers_that_are_held_hold_the_convolutions_below_them():
+    row = Row("actor.conv_0", "kept", False, "", "")
+    assert is_frozen(row.layer, TransferConfig(features_from=0), [row])

@@ -1,6 +1,7 @@
 """What goes out acts as what is here."""
 
 import warnings
+from pathlib import Path
 
 import gymnasium
 import jaxtyping
@@ -298,3 +299,81 @@ def test_a_memory_goes_on_with_its_state(tmp_path):
         obs = step.obs
     with pytest.raises(UserError, match="the state is not that of 1 observations"):
         run.predict(obs[0, 0].numpy(), state)
+
+
+# ---- spaces of one's own -----------------------------------------------------------------------
+
+
+class Shown(gymnasium.Env):
+    """Shows what it is told to."""
+
+    action_space = gymnasium.spaces.Discrete(3)
+    max_episode_steps = 4
+
+    def __init__(self, render_mode=None):
+        self.time = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        self.time = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        self.time += 1
+        return self.observation_space.sample(), 1.0, False, self.time >= 4, {}
+
+
+BOX = gymnasium.spaces.Box(-1, 1, (2,))
+
+
+class Parts(Shown):
+    observation_space = gymnasium.spaces.Dict(a=BOX, b=gymnasium.spaces.Discrete(3))
+
+
+class Codes(Shown):
+    observation_space = gymnasium.spaces.Box(0, 255, (7, 7, 3), np.uint8)
+
+
+class Pair(Shown):
+    observation_space = gymnasium.spaces.Tuple((BOX, gymnasium.spaces.Discrete(3)))
+
+
+class FromOne(Shown):
+    observation_space = BOX
+    action_space = gymnasium.spaces.Discrete(3, start=1)
+
+
+class FromTwo(Shown):
+    observation_space = gymnasium.spaces.Discrete(3, start=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("Parts", ""), ("Codes", "takes Box.* for a picture"), ("Pair", "SB3 takes no Tuple"),
+     ("FromOne", "actions: SB3 counts from 0"), ("FromTwo", "observations: SB3 counts from 0")],
+)  # fmt: skip
+def test_spaces_that_sb3_reads_otherwise_are_refused(name, words, tmp_path, monkeypatch):
+    sb3 = pytest.importorskip("stable_baselines3")
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    folder = precocial.train("ppo", f"test_out:{name}", out=tmp_path / "r", **QUIET, **PLAIN)
+    out = tmp_path / "policy"  # without a suffix
+    if words:
+        with pytest.raises(UserError, match=words):
+            export(folder, "sb3", out)
+        assert not out.exists()
+        return
+    with export(folder, "sb3", out).open("rb") as file:
+        model = sb3.PPO.load(file, device="cpu")
+    run, space = precocial.load(folder), Parts.observation_space
+    for _ in range(20):
+        obs = space.sample()
+        action = model.predict(obs, deterministic=True)[0]
+        assert action == run.predict(obs, deterministic=True)[0]
+
+
+def test_a_table_has_no_layers_to_export(tmp_path):
+    folder = precocial.train("q-learning", "FrozenLake-v1", out=tmp_path / "r", **QUIET)
+    for to in ("onnx", "sb3", "safetensors"):
+        with pytest.raises(UserError, match="q-learning is a table"):
+            export(folder, to, tmp_path / "x")

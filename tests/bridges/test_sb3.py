@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import zipfile
+from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 
 import gymnasium
@@ -443,3 +445,111 @@ def test_a_camera_policy_is_imported_with_the_frames_it_saw(tmp_path):
     trained = precocial.load(run)
     learner, frame = trained.learner(), drawn(IMAGE, 1)[0]
     assert learner.act(frame, explore=False) == model.predict(frame, deterministic=True)[0]
+
+
+# ---- forged pickles, odd tensors, odd spaces ------------------------------------------------
+
+
+def test_a_dtype_that_hides_pointers_is_not_believed(tmp_path):
+    """NumPy would take bytes of the file for objects, and call them."""
+    name = b"c%b\n%b\n"
+    field = name % (b"numpy", b"dtype") + b"(U\x02O8\x89\x88tR"
+    state = b"(K\x03U\x01|N(U\x01at}(U\x01a(" + field + b"K\x00tuK\x08K\x01K\x00t"  # flags: 0
+    dtype = name % (b"numpy", b"dtype") + b"(U\x02V8\x89\x88tR" + state + b"b"
+    call = name % (b"numpy._core.numeric", b"_frombuffer")
+    found = inert.read(b"\x80\x03" + call + b"(C\x08AAAAAAAA" + dtype + b"K\x01\x85U\x01CtR.", "x")
+    assert isinstance(found, inert.Inert)
+    with pytest.raises(UserError, match="does not read as a pickle"):  # nor is a constructor
+        inert.read(b"\x80\x03" + call + b"}U\x01aK\x01sb.", "x")
+
+
+@pytest.mark.parametrize(
+    "program", [b"N" + b"r\xff\xff\xff\x7f.", b"\x96" + (2**40).to_bytes(8, "little") + b"."]
+)
+def test_a_pickle_takes_no_more_room_than_it_has(program):
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with suppress(UserError):  # of bytes there are fewer than it says
+        inert.read(b"\x80\x05" + program, "x")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+WEIGHT = "action_net.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda p: p.update({WEIGHT: p[WEIGHT] * float("nan")}), "numbers that are not finite"),
+        (lambda p: p.update({WEIGHT: p[WEIGHT].long()}), "torch.int64.*expected weights"),
+        (lambda p: p.update({WEIGHT: p[WEIGHT].to_sparse()}), "sparse_coo; expected weights"),
+        (lambda p: p.update({WEIGHT: torch.zeros(1).expand(10**7, 10**6)}), "not as many numbers"),
+        (lambda p: p.update({WEIGHT: torch.zeros(64)}), "missing or no matrix"),
+        (lambda p: p.pop("action_net.bias"), "missing or no matrix"),
+        (lambda p: p.update({3: torch.zeros(2)}), "settings and named tensors"),
+        (lambda p: p.update({WEIGHT: torch.zeros(7, 64), "action_net.bias": torch.zeros(7)}),
+         r"read \d+ numbers and give 7; its spaces have \d and \d"),
+    ],
+)  # fmt: skip
+def test_tensors_that_are_no_weights_are_one_line(change, words, tmp_path):
+    _, path = saved("ppo", tmp_path)
+    with pytest.raises(UserError, match=words):
+        load_policy(with_tensors(path, tmp_path / "x.zip", change))
+
+
+def test_half_precision_is_read_as_single(tmp_path):
+    _, path = saved("ppo", tmp_path)
+    half = with_tensors(path, tmp_path / "x.zip", lambda p: p.update({WEIGHT: p[WEIGHT].half()}))
+    assert networks_of(load_policy(half))["actor"]["weight_2"].dtype == torch.float32
+
+
+def test_settings_of_other_types_and_damaged_streams_are_one_line(tmp_path):
+    _, path = saved("ppo", tmp_path)
+    with zipfile.ZipFile(path) as archive:
+        data = json.loads(archive.read("data"))
+    for changed in ({"policy_kwargs": [1]}, {"num_timesteps": "x"}, {"num_timesteps": 1e999}):
+        with pytest.raises(UserError, match="expected n"):
+            load_policy(rewritten(path, tmp_path / "x.zip", data=json.dumps(data | changed)))
+    with zipfile.ZipFile(path) as old:
+        members = {name: old.read(name) for name in old.namelist()}
+    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA):
+        packed = tmp_path / "packed.zip"
+        with zipfile.ZipFile(packed, "w", method) as new:
+            for name, content in members.items():
+                new.writestr(name, content)
+            at = new.getinfo("data").header_offset + 50
+        content = bytearray(packed.read_bytes())
+        content[at : at + 60] = bytes(x ^ 0x5A for x in content[at : at + 60])
+        packed.write_bytes(content)
+        with pytest.raises(UserError, match="is damaged or no zip"):
+            load_policy(packed)
+
+
+def test_a_dict_keeps_its_order_and_statistics_their_parts(tmp_path):
+    parts = OrderedDict(b=spaces.Box(-1, 1, (2,)), a=spaces.Box(-1, 1, (3,)), c=spaces.Discrete(4))
+    space = spaces.Dict(parts)
+    env = vec_env.VecNormalize(vec_env.DummyVecEnv([lambda: Any(space, ARM)]), norm_obs_keys=["a"])
+    env.obs_rms["a"].update(np.random.default_rng(0).normal(size=(50, 3)) + 5)
+    model = sb3.PPO("MultiInputPolicy", env, seed=0, device="cpu")
+    with torch.no_grad():
+        for p in model.policy.parameters():
+            p.add_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    model.save(tmp_path / "model.zip")
+    env.save(tmp_path / "vec.pkl")
+    ours, obs = load_policy(tmp_path / "model.zip", tmp_path / "vec.pkl"), drawn(space, 50)
+    expected = model.predict(env.normalize_obs(obs), deterministic=True)[0]
+    assert list(ours.observation_space) == ["b", "a", "c"]
+    assert np.array_equal(ours.predict(obs, deterministic=True)[0], expected)
+    mean = networks_of(ours)["normaliser"]["mean"]
+    np.testing.assert_allclose(mean, [0, 0, *env.obs_rms["a"].mean, 0, 0, 0, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("largest", [10, 255])
+def test_a_small_picture_read_by_layers(largest, tmp_path):
+    space = spaces.Box(0, largest, (7, 7, 3), np.uint8)
+    model = sb3.PPO("MlpPolicy", Any(space, ARM), seed=0, device="cpu")
+    model.save(tmp_path / "model.zip")
+    obs = drawn(space, 50)
+    expected = model.predict(obs, deterministic=True)[0]
+    found = load_policy(tmp_path / "model.zip").predict(obs, deterministic=True)[0]
+    assert np.array_equal(found, expected)

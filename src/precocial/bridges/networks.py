@@ -62,11 +62,16 @@ def networks_of(policy: SB3Policy) -> dict[str, Params]:
     }  # fmt: skip
     stats = policy.normaliser
     if stats is not None:
-        found = {"mean": stats.mean, "var": stats.var}
-        nets["normaliser"] = {
-            name: torch.from_numpy(np.concatenate([v.ravel() for v in each.values()])).float()
-            for name, each in found.items()
-        } | {"count": torch.tensor(stats.seen)}
+        keys = {k: spaces.flatdim(s) for k, s in space.spaces.items()} if isinstance(
+            space, spaces.Dict
+        ) else {"": size}  # fmt: skip
+        nets["normaliser"] = {  # some parts of a Dict may be left as they are
+            name: torch.from_numpy(
+                np.concatenate([each[k].ravel() if k in each else np.full(n, other)
+                                for k, n in keys.items()])
+            ).float()
+            for name, each, other in (("mean", stats.mean, 0.0), ("var", stats.var, 1.0))
+        } | {"count": torch.tensor(stats.seen)}  # fmt: skip
     return nets
 
 
@@ -78,7 +83,9 @@ def layers(params: Mapping[str, Tensor], body: str, head: str = "") -> Params:
     names = [f"{body}.{i}" for i in numbers] + [head] * bool(head)
     found = {}
     for i, name in enumerate(names):
-        weight, bias = params[f"{name}.weight"], params.get(f"{name}.bias")
+        weight, bias = params.get(f"{name}.weight"), params.get(f"{name}.bias")
+        if weight is None or weight.ndim != 2:
+            raise UserError(f"{name}.weight is missing or no matrix; expected a layer")
         found[f"weight_{i}"] = weight.T.contiguous()
         found[f"bias_{i}"] = torch.zeros(len(weight)) if bias is None else bias.clone()
     return found

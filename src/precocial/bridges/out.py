@@ -24,6 +24,7 @@ from precocial.algos import ALGOS
 from precocial.algos.gradient.shared import GradientLearner, PolicyMethod
 from precocial.algos.memory.rl2 import RL2
 from precocial.algos.plain.dqn import DQN, q_values
+from precocial.algos.plain.q_learning import QLearning
 from precocial.algos.plain.sac import SAC, acting, log_stds
 from precocial.algos.plain.sb3 import SB3
 from precocial.algos.plain.shared import Normalisers, PlainMethod
@@ -103,6 +104,8 @@ def stateless(source: Source) -> Callable[[Tensor], dict[str, Tensor]]:
             return {"logits": values(params, obs)} if values else seen.dist(params, obs)
 
         return of_policy
+    if isinstance(algorithm, QLearning):
+        raise UserError(f"{source.name} is a table, which has no layers; export dqn")
     if isinstance(algorithm, PlainMethod) and {"actor", "q"} & algorithm.nets.keys():
         normalise, nets = Normalisers([algorithm]), algorithm.nets
 

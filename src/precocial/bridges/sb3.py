@@ -14,8 +14,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import lzma
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,7 +70,10 @@ def read_zip(path: Path) -> Archive:
                 if members[name].file_size > MOST:
                     raise UserError(f"{path}: {name} has {members[name].file_size} bytes")
             text, weights = archive.read("data"), archive.read("policy.pth")
-    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError) as error:
+    except (
+        zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError,
+        NotImplementedError,
+    ) as error:  # fmt: skip
         raise UserError(f"{path} is damaged or no zip ({error})") from error
     try:
         data = json.loads(text)
@@ -82,10 +87,28 @@ def read_zip(path: Path) -> Archive:
             f"{path}: policy.pth holds more than tensors, or is damaged, and is not loaded "
             f"({first[:120]})"
         ) from error
-    tensors = isinstance(params, dict) and all(isinstance(p, Tensor) for p in params.values())
+    tensors = isinstance(params, dict) and all(
+        isinstance(k, str) and isinstance(p, Tensor) for k, p in params.items()
+    )
     if not isinstance(data, dict) or not tensors:
         raise UserError(f"{path}: expected settings and named tensors as SB3 2.x saves them")
-    return Archive(data, dict(params))
+    return Archive(data, {k: plain(p, f"{path}: {k}") for k, p in params.items()})
+
+
+def plain(tensor: Tensor, place: str) -> Tensor:
+    """A tensor of weights in single precision.
+
+    Raises:
+        UserError: it holds something else than finite numbers, or fewer than its sizes say.
+    """
+    usual = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    if not usual or not tensor.is_floating_point():
+        raise UserError(f"{place} is a tensor of {tensor.dtype}, {tensor.layout}; expected weights")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise UserError(f"{place} has sizes {tuple(tensor.shape)}, but not as many numbers")
+    if not bool(torch.isfinite(tensor).all()):
+        raise UserError(f"{place} holds numbers that are not finite")
+    return tensor.float().contiguous()
 
 
 # ---- spaces --------------------------------------------------------------------------------
@@ -125,7 +148,8 @@ def _space(found: Any, place: str) -> spaces.Space:
             case "Dict":
                 parts = state["spaces"]
                 parts = parts.state if isinstance(parts, inert.Inert) else parts
-                return spaces.Dict({str(k): _space(v, place) for k, v in parts.items()})
+                # A list keeps its order; of a dict the keys would be sorted.
+                return spaces.Dict([(str(k), _space(v, place)) for k, v in parts.items()])
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise UserError(f"{place} describes no {kind} ({error!r})") from error
     raise UserError(
@@ -135,8 +159,10 @@ def _space(found: Any, place: str) -> spaces.Space:
 
 
 def is_image(space: spaces.Space) -> bool:
-    """What SB3 reads by convolutions: bytes in three axes."""
-    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
+    """What SB3 takes for a picture: bytes in three axes, of 0 to 255."""
+    if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) != 3:
+        return False
+    return bool((space.low == 0).all() and (space.high == 255).all())
 
 
 # ---- networks ------------------------------------------------------------------------------
@@ -209,7 +235,15 @@ def extractor(params: Mapping[str, Tensor], prefix: str, space: spaces.Space) ->
     """What comes before the layers."""
     if isinstance(space, spaces.Dict):
         return Combined(params, prefix, space)
-    return NatureCNN(params, prefix) if is_image(space) else nn.Flatten()
+    by_convolutions = is_image(space) and any(k.startswith(f"{prefix}.cnn.") for k in params)
+    return NatureCNN(params, prefix) if by_convolutions else nn.Flatten()
+
+
+def features(extractor: nn.Module, space: spaces.Space) -> int:
+    """How many numbers an extractor makes of an observation."""
+    if isinstance(extractor, Combined) and isinstance(space, spaces.Dict):
+        return sum(features(extractor.extractors[k], s) for k, s in space.spaces.items())
+    return extractor.size if isinstance(extractor, NatureCNN) else spaces.flatdim(space)
 
 
 class Network(nn.Module):
@@ -388,8 +422,10 @@ class SB3Policy:
         place: str,
     ) -> None:  # fmt: skip
         self.params, self.normaliser, self.place = params, normaliser, place
-        kwargs = data.get("policy_kwargs")
-        self.kwargs = {k: v for k, v in (kwargs or {}).items() if k in KEYWORDS}
+        kwargs = data.get("policy_kwargs") or {}
+        if not isinstance(kwargs, dict):
+            raise UserError(f"{place}: its policy_kwargs are {kwargs!r}; expected names and values")
+        self.kwargs = {k: v for k, v in kwargs.items() if k in KEYWORDS}
         self.data = {k: data.get(k) for k in KEPT} | {"policy_kwargs": self.kwargs}
         """What is needed of the settings."""
         self.observation_space, self.action_space = (
@@ -398,10 +434,19 @@ class SB3Policy:
         )
         self.kind = kind_of(params)
         self.activation = self._activation()
-        self.gamma, self.steps = data.get("gamma", 0.99), int(data.get("num_timesteps", 0))
-        clip_mean = float(self.kwargs.get("clip_mean", 2.0))
-        self.net = Network(params, self.observation_space, ACTIVATIONS[self.activation], clip_mean)
+        self.steps, clip_mean = data.get("num_timesteps") or 0, self.kwargs.get("clip_mean", 2.0)
+        if not isinstance(self.steps, int) or not isinstance(clip_mean, int | float):
+            raise UserError(
+                f"{place}: num_timesteps is {self.steps!r} and clip_mean {clip_mean!r}; expected "
+                "numbers"
+            )
+        activation = ACTIVATIONS[self.activation]
+        try:
+            self.net = Network(params, self.observation_space, activation, clip_mean)
+        except (KeyError, IndexError) as error:
+            raise UserError(f"{place}: a layer is missing or no matrix ({error})") from error
         self._load()
+        self._require_sizes()
         self.net.eval()
 
     def _activation(self) -> str:
@@ -435,6 +480,28 @@ class SB3Policy:
         if missing or wrong:
             raise UserError(f"{self.place}: {(missing + wrong)[0]} is missing or of another size")
         self.net.load_state_dict({k: params[k] for k in own})
+
+    def _require_sizes(self) -> None:
+        """Refuse layers that do not fit the spaces."""
+        net, action = self.net, self.action_space
+        parts: tuple[Any, ...]
+        match self.kind:
+            case "PPO or A2C":
+                parts = net.pi_features_extractor, net.mlp_extractor.policy_net, net.action_net
+            case "DQN":
+                parts = net.q_net.features_extractor, net.q_net.q_net
+            case "SAC":
+                parts = net.actor.features_extractor, net.actor.latent_pi, net.actor.mu
+            case _:
+                parts = net.actor.features_extractor, net.actor.mu
+        layers = [m for part in parts[1:] for m in part.modules() if isinstance(m, nn.Linear)]
+        seen = features(parts[0], self.observation_space)
+        done = spaces.flatdim(action)
+        if (layers[0].in_features, layers[-1].out_features) != (seen, done):
+            raise UserError(
+                f"{self.place}: its layers read {layers[0].in_features} numbers and give "
+                f"{layers[-1].out_features}; its spaces have {seen} and {done}"
+            )
 
     @property
     def squashes(self) -> bool:

@@ -17,6 +17,7 @@ from precocial.algos.plain.dqn import DQN as OurDQN
 from precocial.algos.plain.sac import SAC as OurSAC
 from precocial.algos.plain.sac import log_stds
 from precocial.bridges.out import Source, stateless
+from precocial.bridges.sb3 import is_image
 from precocial.envs import ENVS
 from precocial.envs.own.adapter import GymTaskEnv
 from precocial.envs.single import TaskGymEnv
@@ -53,6 +54,25 @@ def spaces_of(source: Source) -> Spaces:
     return Spaces(spaces.Box(-np.inf, np.inf, (source.spec.obs_dim,), np.float32), one.action_space)
 
 
+def require_known(space: spaces.Space, what: str, *, whole: bool = True) -> None:
+    """Refuse a space that SB3 does not take, or reads otherwise than networks here.
+
+    Raises:
+        UserError: it is one, in one line.
+    """
+    if whole and isinstance(space, spaces.Dict):
+        for key, part in space.spaces.items():
+            require_known(part, f"{what} {key!r}", whole=False)
+        return
+    if not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete
+                      | spaces.MultiBinary):  # fmt: skip
+        raise UserError(f"{what}: SB3 takes no {space}; export to onnx or safetensors")
+    if np.any(getattr(space, "start", 0)):
+        raise UserError(f"{what}: SB3 counts from 0, {space} does not; export to onnx")
+    if is_image(space):
+        raise UserError(f"{what}: SB3 takes {space} for a picture and scales it; export to onnx")
+
+
 def write(source: Source, out: Path) -> None:
     """Write the zip.
 
@@ -68,6 +88,8 @@ def write(source: Source, out: Path) -> None:
         raise UserError(
             "networks here read pictures by other convolutions than SB3's; export to onnx"
         )
+    require_known(env.observation_space, "observations")
+    require_known(env.action_space, "actions")
     if getattr(cfg, "dueling", False):
         raise UserError("SB3 has no dueling DQN; export to onnx or safetensors")
     nets = {k: dict(v) for k, v in algorithm.networks().items()}
@@ -83,18 +105,19 @@ def write(source: Source, out: Path) -> None:
     hidden = list(cfg.hidden)
     by_value = isinstance(algorithm, OurDQN) or getattr(algorithm, "network", "") == "q"
     found: dict[str, Tensor] = {}
+    policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
     if by_value:
-        model: Any = DQN("MlpPolicy", env, policy_kwargs=kwargs | {"net_arch": hidden},
+        model: Any = DQN(policy, env, policy_kwargs=kwargs | {"net_arch": hidden},
                          buffer_size=1, device="cpu")  # fmt: skip
         for target in ("q_net", "q_net_target"):
             found |= sequence(nets["q"], f"{target}.q_net")
     elif isinstance(algorithm, OurSAC) and source.spec.action_kind == "box":
-        model = SAC("MlpPolicy", env, policy_kwargs=kwargs | {"net_arch": hidden}, buffer_size=1,
+        model = SAC(policy, env, policy_kwargs=kwargs | {"net_arch": hidden}, buffer_size=1,
                     device="cpu")  # fmt: skip
         found = sac_tensors(nets)
     else:
         net_arch = {"pi": hidden, "vf": hidden}
-        model = PPO("MlpPolicy", env, policy_kwargs=kwargs | {"net_arch": net_arch}, device="cpu")
+        model = PPO(policy, env, policy_kwargs=kwargs | {"net_arch": net_arch}, device="cpu")
         actor = in_env_units(nets["actor"], env.action_space)
         found = sequence(actor, "mlp_extractor.policy_net", "action_net")
         if "critic" in nets:
@@ -103,7 +126,8 @@ def write(source: Source, out: Path) -> None:
             found["log_std"] = actor["log_std"]
     own = model.policy.state_dict()
     model.policy.load_state_dict(own | found)
-    model.save(out)
+    with out.open("wb") as file:  # of a path without a suffix SB3 would make another
+        model.save(file)
 
 
 def merged(params: Params, source: Source, normaliser: Params | None) -> Params:

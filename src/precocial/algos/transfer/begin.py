@@ -9,6 +9,7 @@ from typing import Any
 from precocial.algos.transfer.config import TransferConfig
 from precocial.algos.transfer.guide import GUIDED, Guide
 from precocial.algos.transfer.surgery import Columns, Operation, Row, Spaces, operate
+from precocial.nets.pictures import seen_dim
 from precocial.types import EnvSpec, Transferable, UserError
 
 
@@ -34,7 +35,8 @@ def begin(algorithm: Any, cfg: TransferConfig, source: dict[str, Any]) -> list[R
         for name, params in algorithm.networks().items()
     }
     require_same_actions(source, spec, fresh, cfg)
-    columns = columns_of(cfg, source["obs_dim"], spec.obs_dim, source.get("names"), spec)
+    source, seen = with_eyes(source, spec, fresh, cfg), seen_dim(spec)
+    columns = columns_of(cfg, source["obs_dim"], seen, source.get("names"), spec)
     own = getattr(settings, "activation", "tanh")
     theirs = source.get("activation") or own
     if own != theirs and any("weight_0" in fresh.get(net, {}) for net in ("actor", "q")):
@@ -60,6 +62,41 @@ def begin(algorithm: Any, cfg: TransferConfig, source: dict[str, Any]) -> list[R
     algorithm.begin_with(operation.nets)
     guide(algorithm, cfg, source, fresh, columns, operation, kinds)
     return operation.plan
+
+
+def with_eyes(
+    source: dict[str, Any], spec: EnvSpec, fresh: dict[str, Any], cfg: TransferConfig
+) -> dict[str, Any]:
+    """A source whose convolutions are where the target has its own, sized by what layers see.
+
+    Raises:
+        UserError: one of the two sees pictures and the other none, or others.
+    """
+    nets: dict[str, Any] = source["nets"]
+    theirs, ours = (
+        next((p["conv_0"] for p in some.values() if "conv_0" in p), None) for some in (nets, fresh)
+    )
+    layers = any("weight_0" in params and net in nets for net, params in fresh.items())
+    if layers and (theirs is None) != (ours is None):
+        who, other = ("the source", spec.name) if ours is None else (spec.name, "the source")
+        raise UserError(f"{who} shows pictures and {other} none, so no layer can go on from it")
+    if theirs is None or ours is None:
+        return source
+    if theirs.shape != ours.shape or source["obs_dim"] != spec.obs_dim:
+        raise UserError(
+            f"the source saw other pictures than {spec.name} shows: {source['obs_dim']} bytes to "
+            f"{spec.obs_dim}; expected as many pixels, channels and numbers"
+        )
+    if cfg.map_obs:
+        raise UserError("--map-obs: pictures have no columns; leave it out")
+    nets = {net: dict(params) for net, params in nets.items()}
+    if "eyes" in fresh and "eyes" not in nets:
+        acts = next(p for net in ("actor", "q", "critic") if "conv_0" in (p := nets.get(net, {})))
+        nets["eyes"] = {k: p for k, p in acts.items() if k.startswith("conv_")}
+    elif "eyes" in nets and "eyes" not in fresh:
+        for net in ("actor", "q", "q_twin"):
+            nets[net] |= nets["eyes"]
+    return source | {"nets": nets, "obs_dim": seen_dim(spec)}
 
 
 def guide(

@@ -95,7 +95,8 @@ def is_frozen(layer: str, cfg: TransferConfig, plan: Sequence[Row]) -> bool:
         return any(is_frozen(r.layer, cfg, plan) for r in plan if r.layer.endswith(".0"))
     number = layer.rpartition(".")[2]
     features = cfg.features_from
-    below = features is not None and number.isdigit() and int(number) <= features
+    eye = number.startswith("conv_")  # below all layers
+    below = features is not None and (eye or (number.isdigit() and int(number) <= features))
     return below or any(fnmatchcase(layer, pattern) for pattern in cfg.freeze)
 
 
@@ -222,7 +223,8 @@ def _layers(
         if layer_of(net, name) in {row.layer for row in rows}:
             continue
         layer, old_p = f"{net}.{name}", theirs.get(name)
-        if old_p is None or not _taken(layer, 0, cfg) or cfg.only_layers:
+        apart = cfg.only_layers and not name.startswith("conv_")
+        if old_p is None or not _taken(layer, 0, cfg) or apart:
             rows.append(Row(layer, "new", False, "", f"{target[name].numel()}"))
             continue
         width = min(old_p.numel(), target[name].numel())
