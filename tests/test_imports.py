@@ -19,7 +19,7 @@ LAYERS = [
         "flags",
     ],
     ["ops"],
-    ["nets", "envs"],
+    ["nets", "envs", "bridges"],
     ["rollout", "replay", "task_replay"],
     ["algos"],
     ["presets"],
@@ -29,6 +29,7 @@ LAYERS = [
     ["stacking"],
     ["transferring"],
     ["report", "watching", "agent"],
+    ["exporting"],
     ["cli"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

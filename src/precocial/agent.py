@@ -77,8 +77,8 @@ class Trained:
         elif state.raw is not None:
             ended = np.zeros(lanes, bool) if episode_start is None else np.asarray(episode_start)
             seen = state.encode(_with_tasks(obs, lanes, many))
-            zero = torch.zeros(1, lanes)
-            flags = torch.from_numpy(ended.astype(bool)).view(1, lanes)
+            zero = torch.zeros(1, lanes, device=seen.device)
+            flags = torch.from_numpy(ended.astype(bool)).view(1, lanes).to(seen.device)
             state.inner.observe(state.raw, Step(seen, seen, zero, flags, flags & False, {}))
         found, _ = state.predict(obs, deterministic=deterministic)
         remembers = ALGOS[self.plan.algo].branch in ("memory", "inference", "model")

@@ -414,7 +414,7 @@ class ImportPlace:
 
 def bring_in(args: list[str]) -> int:
     """``precocial import``."""
-    from precocial.bridges.runs import make_run
+    from precocial.runs.imported import make_run
     from precocial.runs.plan import plan, with_overrides
 
     if not args or args[0].startswith("-"):
@@ -464,7 +464,7 @@ class Export:
 def hand_out(args: list[str]) -> int:
     """``precocial export``."""
     flags = parse(Export, args, "precocial export")
-    from precocial.bridges.out import export
+    from precocial.exporting.policy import export
 
     ending = {"sb3": "zip"}.get(flags.to, flags.to)
     out = flags.out or flags.run / f"policy.{ending}"

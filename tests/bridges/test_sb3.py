@@ -19,11 +19,11 @@ from gymnasium import spaces
 import precocial
 from precocial.bridges import inert
 from precocial.bridges.networks import networks_of
-from precocial.bridges.runs import make_run
 from precocial.bridges.sb3 import load_policy, read_vecnormalize, space_of
 from precocial.cli import main
 from precocial.evaluation.table import evaluate
 from precocial.nets.mlp import action_dist
+from precocial.runs.imported import make_run
 from precocial.runs.plan import plan
 from precocial.transferring.source import read_sources
 from precocial.types import UserError

@@ -1,1 +1,1 @@
-"""To and from other libraries."""
+"""Networks that were trained elsewhere, read from what other libraries save."""

@@ -270,6 +270,6 @@ def to_onnx(source: Source, out: Path) -> None:
 def to_sb3(source: Source, out: Path) -> None:
     """A zip, see ``to_sb3.py``."""
     needs("stable_baselines3", "sb3")
-    from precocial.bridges.to_sb3 import write
+    from precocial.exporting.to_sb3 import write
 
     write(source, out)

@@ -16,11 +16,11 @@ from precocial.algos.gradient.shared import PolicyMethod
 from precocial.algos.plain.dqn import DQN as OurDQN
 from precocial.algos.plain.sac import SAC as OurSAC
 from precocial.algos.plain.sac import log_stds
-from precocial.bridges.out import Source, stateless
 from precocial.bridges.sb3 import is_image
 from precocial.envs import ENVS
 from precocial.envs.own.adapter import GymTaskEnv
 from precocial.envs.single import TaskGymEnv
+from precocial.exporting.policy import Source, stateless
 from precocial.types import Params, UserError
 
 

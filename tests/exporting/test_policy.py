@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import precocial
-from precocial.bridges.out import export
 from precocial.cli import main
+from precocial.exporting.policy import export
 from precocial.transferring.source import read_sources
 from precocial.types import UserError
 
@@ -219,7 +219,7 @@ def test_what_has_no_such_form_says_so(algo, env, options, to, words, tmp_path):
 
 
 def test_a_missing_package_is_named(trained, tmp_path, monkeypatch, capsys):
-    from precocial.bridges import out
+    from precocial.exporting import policy as out
 
     def missing(name):
         raise ImportError(f"No module named {name!r}")

@@ -1,0 +1,1 @@
+"""What was trained here, in the forms of other libraries."""
