@@ -50,6 +50,10 @@ def read(table: str) -> list[dict[str, str]]:
 POLE = "env=cart-pole, env_steps=2000000"
 LAKE = "actions=most likely, stage="
 TRIAL = "actions=sampled, stage="
+MODELS = {
+    "mb-mpc": "nothing", "mb-de": "the episode so far", "grbal": "its last 16 steps",
+    "rebal": "the episode so far", "grebal": "the episode so far",
+}  # fmt: skip
 QUESTIONS: dict[str, list[Row]] = {
     "pendulum-mass": [
         Row("`multi-task`", "nothing", "gradient", "run=pend-multi-task, stage=0"),
@@ -110,19 +114,18 @@ QUESTIONS: dict[str, list[Row]] = {
         Row("`rl2 --memory transformer`", "", "memories",
             "run=tab-tr, algorithm=rl2, stage=trial"),
         Row("PSRL", "", "memories", "run=fw, algorithm=PSRL"),
-        Row("`rl2`, fast weights", "", "memories", "run=fw, algorithm=rl2, stage=trial"),
+        Row("`rl2`, fast weights", "", "memories", "run=fw, env=tabular-mdp, algorithm=rl2, stage=trial"),
         Row("`belief-oracle`, the exact posterior", "", "memories",
             f"run=bo, algorithm=belief-oracle, {TRIAL}trial"),
     ],
     "hidden-gain": [
-        Row(f"`{name}`", "16 steps", "models",
-            f"run={name}, env=hidden-gain, algorithm={name}")
-        for name in ("mb-mpc", "mb-de", "grbal", "rebal", "grebal")
+        Row(f"`{name}`", seen, "models", f"run={name}, env=hidden-gain, algorithm={name}")
+        for name, seen in MODELS.items()
     ],
     "half-cheetah-disabled": [
-        Row(f"`{name}`", "16 steps", "models",
+        Row(f"`{name}`", seen, "models",
             f"run={name}, env=half-cheetah-disabled, algorithm={name}")
-        for name in ("mb-mpc", "mb-de", "grbal", "rebal", "grebal")
+        for name, seen in MODELS.items()
     ],
 }  # fmt: skip
 
