@@ -50,7 +50,13 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = ("maml", "q-maml", "rl2 that sees two", "varibad", "ppo", "dqn", "sac", "pearl")
+"""Of each kind one; the others only where there is time."""
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
+)
 def test_a_method_learns_from_pictures_and_goes_on_exactly(name, tmp_path):
     options = CASES[name] | {"env_view": "picture", "eval_every": 0, "quiet": True}
     env, name = options.pop("env"), name.partition(" ")[0]
@@ -232,9 +238,8 @@ def test_a_learner_in_a_loop_sees_what_it_was_trained_on(tmp_path, monkeypatch):
     learner.observe(*env.step(learner.act(obs))[:4])
 
 
-@pytest.mark.parametrize("frames", [1, 2])
-def test_workers_send_the_same_bytes(frames):
-    seen = []
+def test_workers_send_the_same_bytes():
+    seen, frames = [], 2
     for workers in (0, 2):
         env = GymTaskEnv(Camera, GymConfig(workers=workers, pixels=16, frames=frames))
         rng = torch.Generator().manual_seed(3)

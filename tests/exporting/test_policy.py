@@ -72,7 +72,12 @@ def ours(trained, rows):
     return agent.to_env_units(agent.inner.act(rows.unsqueeze(0), explore=False))[0]
 
 
-@pytest.mark.parametrize("name", RUNS)
+def only_now_and_then(names, *quick):
+    """All of them, but for the quick ones only where there is time."""
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
+@pytest.mark.parametrize("name", only_now_and_then(RUNS, "maml", "sac", "ppo pictures"))
 def test_a_graph_acts_alike(name, trained, tmp_path):
     pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
@@ -120,7 +125,7 @@ def test_layers_in_a_file_are_a_source_again(trained, tmp_path):
             assert torch.equal(p, file["nets"][net][k])
 
 
-@pytest.mark.parametrize("name", ["maml", "cavia", "q-maml"])
+@pytest.mark.parametrize("name", only_now_and_then(["maml", "cavia", "q-maml"], "cavia"))
 def test_an_adapted_learner_goes_out_as_adapted(name, trained, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     sb3 = pytest.importorskip("stable_baselines3")
@@ -158,8 +163,10 @@ def test_an_adapted_learner_goes_out_as_adapted(name, trained, tmp_path):
 
 @pytest.mark.parametrize(
     ("algo", "options"),
-    [("rl2", {}), ("rl2", {"memory": "lstm", "embed": 6, "previous_obs": True}),
-     ("rl2", {"memory": "fast-weights"}), ("domain-randomization", {})],
+    [("rl2", {"memory": "lstm", "embed": 6, "previous_obs": True}),
+     pytest.param("rl2", {}, marks=pytest.mark.slow),
+     pytest.param("rl2", {"memory": "fast-weights"}, marks=pytest.mark.slow),
+     pytest.param("domain-randomization", {}, marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_a_memory_goes_out_as_one_step_with_its_state(algo, options, tmp_path):
     pytest.importorskip("onnx")
@@ -356,7 +363,7 @@ class FromTwo(Shown):
 def test_spaces_that_sb3_reads_otherwise_are_refused(name, words, tmp_path, monkeypatch):
     sb3 = pytest.importorskip("stable_baselines3")
     monkeypatch.syspath_prepend(Path(__file__).parent)
-    folder = precocial.train("ppo", f"test_out:{name}", out=tmp_path / "r", **QUIET, **PLAIN)
+    folder = precocial.train("ppo", f"test_policy:{name}", out=tmp_path / "r", **QUIET, **PLAIN)
     out = tmp_path / "policy"  # without a suffix
     if words:
         with pytest.raises(UserError, match=words):

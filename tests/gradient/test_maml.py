@@ -555,9 +555,9 @@ def with_a_diverged_step(rollout):
 
 
 def test_a_diverged_step_has_no_advantage_and_is_counted():
-    _, _, _, stages = support()
+    _, env, _, stages = support()
     data = with_a_diverged_step(stages.rollouts[0])
-    batch = score(data, MAMLConfig(), 10)
+    batch = score(data, MAMLConfig(), env.spec)
     assert batch.advantage[0, 3] == 0 and (batch.advantage == 0).sum() == 1
     assert batch.first[0, 0, 4] == 1
     seen = stages._replace(rollouts=[data, *stages.rollouts[1:]])
@@ -581,7 +581,7 @@ def test_a_learner_hears_of_diverged_steps_and_loads_a_file_without_rates(rng):
 
 
 def test_scored_data_keep_episodes_together(rng):
-    _, _, _, stages = support()
-    batch = score(stages.rollouts[0], MAMLConfig(), 10)
+    _, env, _, stages = support()
+    batch = score(stages.rollouts[0], MAMLConfig(), env.spec)
     assert batch.first[..., 0].all()
     assert batch.advantage.shape == (6, 40)

@@ -95,7 +95,7 @@ def test_sacs_discrete_losses_are_sums_over_actions():
     data, alpha = batch((0,), (1,), (1.0,), (1,), (0.5,)), torch.tensor([[0.1]])
     # V(1) = mean of min(2, 5) and min(4, 3), and .1 log 2 of entropy: y = 1 + .5 V
     y = 1 + 0.5 * (2.5 + 0.1 * math.log(2))
-    found = critic_losses(nets, nets, data, alpha, draw)
+    found = critic_losses(nets, nets, data, data.next_obs, alpha, draw)
     assert found["loss/value"].item() == pytest.approx((3 - y) ** 2 + (2 - y) ** 2, rel=1e-5)
     found = actor_losses(nets, data, alpha, draw)
     assert found["loss/entropy"].item() == pytest.approx(math.log(2))
@@ -146,7 +146,8 @@ def test_sacs_continuous_losses_follow_their_equations():
     y = data.reward[0] + 0.9 * (least - 0.3 * log_prob[0])
     acted = data.action.clamp(-1, 1)  # what the environment made of it
     expected = sum((q(nets[n], data.obs, acted) - y).square().mean() for n in ("q", "q_twin"))
-    found = critic_losses(nets, targets, data, alpha, Policies(cfg.activation, env.spec, seeded(7)))
+    draw = Policies(cfg.activation, env.spec, seeded(7))
+    found = critic_losses(nets, targets, data, data.next_obs, alpha, draw)
     torch.testing.assert_close(found["loss/value"][0], expected)
     action, log_prob = Policies(cfg.activation, env.spec, seeded(8)).draw(nets["actor"], data.obs)
     least = torch.minimum(*(q(nets[n], data.obs, action) for n in ("q", "q_twin")))
@@ -172,7 +173,8 @@ def test_the_policys_loss_leaves_the_critics_alone_and_theirs_the_policy():
     assert all(p.grad is not None for p in nets["actor"].values())
     for p in nets["actor"].values():
         p.grad = None
-    critic_losses(nets, nets, data, torch.tensor([[0.3]]), draw)["loss/value"].sum().backward()
+    alpha = torch.tensor([[0.3]])
+    critic_losses(nets, nets, data, data.next_obs, alpha, draw)["loss/value"].sum().backward()
     assert all(p.grad is None for p in nets["actor"].values())
 
 
