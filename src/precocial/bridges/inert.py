@@ -80,7 +80,7 @@ class Array(np.ndarray):
     def __setstate__(self, state: Any) -> None:
         """Take sizes, numbers' kind and bytes; nothing of other kinds."""
         _, shape, kind, fortran, data = state
-        if isinstance(kind, Numbers) and kind.dtype is not None:
+        if _is_numbers(kind):
             found = _array(data, kind, shape, "F" if fortran else "C")
             super().__setstate__((1, shape, kind.dtype, fortran, found.tobytes("A")))
 

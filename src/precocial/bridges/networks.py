@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from precocial.bridges.sb3 import SB3Policy, is_image
+from precocial.bridges.sb3 import SB3Policy, is_image, numbered
 from precocial.errors import UserError
 from precocial.types import Params
 
@@ -77,10 +76,7 @@ def networks_of(policy: SB3Policy) -> dict[str, Params]:
 
 def layers(params: Mapping[str, Tensor], body: str, head: str = "") -> Params:
     """A perceptron from the layers of a sequence and perhaps a last one."""
-    numbers = sorted(
-        int(m[1]) for k in params if (m := re.fullmatch(rf"{re.escape(body)}\.(\d+)\.weight", k))
-    )
-    names = [f"{body}.{i}" for i in numbers] + [head] * bool(head)
+    names = [f"{body}.{i}" for i in numbered(params, body)] + [head] * bool(head)
     found = {}
     for i, name in enumerate(names):
         weight, bias = params.get(f"{name}.weight"), params.get(f"{name}.bias")

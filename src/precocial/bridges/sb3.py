@@ -168,15 +168,19 @@ def is_image(space: spaces.Space) -> bool:
 # ---- networks ------------------------------------------------------------------------------
 
 
+def numbered(params: Mapping[str, Tensor], prefix: str) -> list[int]:
+    """Of the layers ``prefix.I`` their numbers, in order."""
+    found = (re.fullmatch(rf"{re.escape(prefix)}\.(\d+)\.weight", k) for k in params)
+    return sorted(int(m[1]) for m in found if m)
+
+
 def mlp(params: Mapping[str, Tensor], prefix: str, activation: type[nn.Module]) -> nn.Sequential:
     """Layers ``prefix.0``, ``prefix.2``, ... with activations between and after them.
 
     Raises:
         UserError: they do not follow each other.
     """
-    numbers = sorted(
-        int(m[1]) for k in params if (m := re.fullmatch(rf"{re.escape(prefix)}\.(\d+)\.weight", k))
-    )
+    numbers = numbered(params, prefix)
     if numbers != list(range(0, 2 * len(numbers), 2)):
         raise UserError(f"the layers of {prefix} are numbered {numbers}; expected 0, 2, 4, ...")
     layers: list[nn.Module] = []

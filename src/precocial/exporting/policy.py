@@ -33,8 +33,6 @@ from precocial.nets.transformer import Transformer
 from precocial.nets.trial_policy import TrialPolicy
 from precocial.types import EnvSpec, Params, UserError
 
-FORMATS = ("sb3", "safetensors", "onnx")
-
 
 class Source:
     """A run, perhaps with a learner of it that has adapted.
@@ -71,11 +69,28 @@ class Source:
                 )
             self.adapted = {k: p[0] for k, p in agent.inner.params.items()}
             self.policy: Policy = agent.inner.policy
+        elif isinstance(self.algorithm, PolicyMethod):
+            self.policy = self.algorithm.policy
 
     @property
     def config(self) -> Any:
         """Of the algorithm."""
         return self.algorithm.cfg
+
+
+def of_observations(source: Source) -> Params:
+    """What a gradient method acts with, as a network of observations alone.
+
+    A context is an input that stays, and so becomes part of the first bias.
+    """
+    policy = source.policy
+    params = source.adapted or {k: v[0] for k, v in policy.start(policy.theta, 1).items()}
+    params = {k: p.detach() for k, p in params.items()}
+    context = params.pop("context", None)
+    if context is not None:
+        params["bias_0"] = params["bias_0"] + context @ params["weight_0"][-len(context) :]
+        params["weight_0"] = params["weight_0"][: -len(context)]
+    return params
 
 
 def stateless(source: Source) -> Callable[[Tensor], dict[str, Tensor]]:
@@ -88,15 +103,7 @@ def stateless(source: Source) -> Callable[[Tensor], dict[str, Tensor]]:
     """
     algorithm, cfg = source.algorithm, source.config
     if isinstance(algorithm, PolicyMethod):
-        policy = source.policy if source.adapted else algorithm.policy
-        params = source.adapted or {k: v[0] for k, v in policy.start(policy.theta, 1).items()}
-        params = {k: p.detach() for k, p in params.items()}
-        context = params.pop("context", None)
-        if context is not None:  # it is an input that stays
-            last = params["weight_0"][-len(context) :]
-            params["bias_0"] = params["bias_0"] + context @ last
-            params["weight_0"] = params["weight_0"][: -len(context)]
-        seen = copy.copy(policy)
+        params, seen = of_observations(source), copy.copy(source.policy)
         seen.context_dim = 0
         values = getattr(seen, "values", None)
 

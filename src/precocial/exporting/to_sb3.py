@@ -20,7 +20,7 @@ from precocial.bridges.sb3 import is_image
 from precocial.envs import ENVS
 from precocial.envs.own.adapter import GymTaskEnv
 from precocial.envs.single import TaskGymEnv
-from precocial.exporting.policy import Source, stateless
+from precocial.exporting.policy import Source, of_observations, stateless
 from precocial.types import Params, UserError
 
 
@@ -94,8 +94,8 @@ def write(source: Source, out: Path) -> None:
         raise UserError("SB3 has no dueling DQN; export to onnx or safetensors")
     nets = {k: dict(v) for k, v in algorithm.networks().items()}
     normaliser = nets.pop("normaliser", None)
-    if source.adapted:
-        nets[algorithm.network] = dict(source.adapted)
+    if isinstance(algorithm, PolicyMethod):
+        nets[algorithm.network] = of_observations(source)
     for net in ("actor", "critic", "q", "q_twin"):
         if net in nets:
             nets[net] = merged(nets[net], source, normaliser)
@@ -131,14 +131,9 @@ def write(source: Source, out: Path) -> None:
 
 
 def merged(params: Params, source: Source, normaliser: Params | None) -> Params:
-    """A network that reads observations as they are: normaliser and context in its first layer."""
+    """A network that reads observations as they are: the normaliser in its first layer."""
     params = {k: p.detach().clone() for k, p in params.items()}
     size, weight = source.spec.obs_dim, params["weight_0"]
-    context = params.pop("context", None)
-    if isinstance(source.algorithm, PolicyMethod) and len(weight) > size:  # CAVIA's context
-        if context is not None:
-            params["bias_0"] = params["bias_0"] + context @ weight[size:]
-        weight = weight[:size]
     if getattr(source.config, "normalize_obs", False) and normaliser is not None:
         scale = torch.ones(len(weight))
         shift = torch.zeros(len(weight))

@@ -190,3 +190,13 @@ class TrialPolicy(nn.Module):
         self.value_head.weight.mul_(scale)
         self.value_head.bias.mul_(scale)
         self.value_std.copy_(std)
+
+
+def perceptron_policy(
+    spec: EnvSpec, extra: int, hidden: tuple[int, ...], steps: int, init_std: float,
+    rng: torch.Generator,
+) -> TrialPolicy:  # fmt: skip
+    """Without a memory, for observations with ``extra`` numbers beside that say all there is."""
+    embedding = eyes(spec, extra, rng)
+    net = MLP(embedding.size if embedding else spec.obs_dim + extra, hidden, rng)
+    return TrialPolicy(net, spec, steps, init_std, rng, embedding)

@@ -27,7 +27,7 @@ from precocial.algos.memory.trials import (
 )
 from precocial.checks import widths
 from precocial.nets.pictures import beside
-from precocial.nets.trial_policy import MLP, TrialPolicy, eyes
+from precocial.nets.trial_policy import TrialPolicy, perceptron_policy
 from precocial.types import Belief, EnvSpec, Metrics, Step, TaskEnv, Tasks, UserError
 
 
@@ -105,10 +105,8 @@ class BeliefOracle(TrialMethod):
                 f"belief-oracle needs a family that knows its exact posterior and {spec.name} does "
                 "not; try bandit, tabular-mdp, grid-nav, grid-world or two-step"
             )
-        embedding = eyes(spec, ExactBelief.extra(spec), rng)
-        inputs = embedding.size if embedding else spec.obs_dim + ExactBelief.extra(spec)
-        net, steps = MLP(inputs, cfg.hidden, rng), cfg.trial_steps(spec)
-        policy = TrialPolicy(net, spec, steps, cfg.init_std, rng, embedding)
+        extra, steps = ExactBelief.extra(spec), cfg.trial_steps(spec)
+        policy = perceptron_policy(spec, extra, cfg.hidden, steps, cfg.init_std, rng)
         self.prepare(cfg, spec, policy, device)
 
     def meta_update(self, env: TaskEnv, tasks: Tasks, rng: torch.Generator) -> Metrics:

@@ -41,7 +41,7 @@ from precocial.nets.initial import linear
 from precocial.nets.pictures import beside, thumbnail, thumbnail_dim
 from precocial.nets.products import Linear
 from precocial.nets.recurrent import GRU, State
-from precocial.nets.trial_policy import MLP, TrialPolicy, eyes
+from precocial.nets.trial_policy import TrialPolicy, perceptron_policy
 from precocial.ops.adam import Adam
 from precocial.ops.elbo import chain_kl, log_likelihood
 from precocial.ops.losses import masked_mean
@@ -270,9 +270,7 @@ class VariBAD(TrialMethod):
         self, cfg: VariBADConfig, spec: EnvSpec, rng: torch.Generator, device: str = "cpu"
     ) -> None:
         extra, steps = 2 * cfg.latent_dim, cfg.trial_steps(spec)
-        embedding = eyes(spec, extra, rng)
-        net = MLP(embedding.size if embedding else spec.obs_dim + extra, cfg.hidden, rng)
-        policy = TrialPolicy(net, spec, steps, cfg.init_std, rng, embedding)
+        policy = perceptron_policy(spec, extra, cfg.hidden, steps, cfg.init_std, rng)
         self.prepare(cfg, spec, policy, device)
         self.vae = VAE(cfg, spec, rng).to(device)
         self.vae_optimizer = Adam(self.vae.parameters(), cfg.vae_lr)

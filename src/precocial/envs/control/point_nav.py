@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ class PointNavConfig(EnvConfig):
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
         super().__post_init__()
-        check_view(self.view, ("vector", "picture"))
+        check_view(self.view, get_args(View))
         if not 0 < self.goal_range < float("inf"):
             raise UserError(f"--env-goal-range is {self.goal_range}; expected metres above 0")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -28,7 +28,6 @@ MOVES: Moves = ((-1, 0), (0, 1), (1, 0), (0, -1))
 """Left, down, right, up; rows count from the top."""
 
 View = Literal["one-hot", "local", "picture"]
-VIEWS = "one-hot", "local", "picture"
 CANDIDATES = 2000
 """Maps drawn at a time, to be kept or thrown away."""
 
@@ -65,7 +64,7 @@ class FrozenLakeConfig(EnvConfig):
             raise UserError(
                 f"--env-hole-chance is {self.hole_chance}; expected 0.05 to 0.4, try 0.2"
             )
-        check_view(self.view, VIEWS)
+        check_view(self.view, get_args(View))
         if self.attempts < 1:
             raise UserError(f"--env-attempts is {self.attempts}; expected 1 or more, try 15")
 
@@ -83,7 +82,7 @@ class FrozenLakeV1Config(StandardConfig):
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
         super().__post_init__()
-        check_view(self.view, VIEWS)
+        check_view(self.view, get_args(View))
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,14 @@ def _standing(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """Height, width and channels of a picture's space."""
     if len(shape) == 4:
         return shape[1], shape[2], shape[0] * shape[3]
-    if shape[0] < SMALLEST <= shape[2]:  # channels first
+    if _leads(shape):
         return shape[1], shape[2], shape[0]
     return shape[0], shape[1], shape[2]
+
+
+def _leads(shape: tuple[int, ...]) -> bool:
+    """Whether channels come first."""
+    return shape[0] < SMALLEST <= shape[2]
 
 
 def upright(space: spaces.Space, picture: Any) -> UInt8[np.ndarray, "h w c"]:
@@ -54,8 +59,7 @@ def upright(space: spaces.Space, picture: Any) -> UInt8[np.ndarray, "h w c"]:
     if array.ndim == 4:
         array = np.moveaxis(array, 0, 2)  # (h, w, k, c)
         return array.reshape(*array.shape[:2], -1)
-    first = array.shape[0] < SMALLEST <= array.shape[2]
-    return np.moveaxis(array, 0, 2) if first else array
+    return np.moveaxis(array, 0, 2) if _leads(array.shape) else array
 
 
 def counts(text: str) -> Float32[np.ndarray, " w"]:
