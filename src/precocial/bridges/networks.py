@@ -11,6 +11,7 @@ from torch import Tensor
 
 from precocial.bridges.sb3 import SB3Policy, is_image, numbered
 from precocial.errors import UserError
+from precocial.ops.params import depth
 from precocial.types import Params
 
 
@@ -92,7 +93,7 @@ def in_policy_units(actor: Params, log_std: Tensor | None, space: spaces.Box) ->
     low, high = (torch.from_numpy(x.ravel().copy()).float() for x in (space.low, space.high))
     if not bool(torch.isfinite(high - low).all()):
         raise UserError(f"its actions {space} have no bounds, which policies here need")
-    scale, last = 2 / (high - low), sum(k.startswith("weight_") for k in actor) - 1
+    scale, last = 2 / (high - low), depth(actor) - 1
     actor[f"weight_{last}"] = actor[f"weight_{last}"] * scale
     actor[f"bias_{last}"] = (actor[f"bias_{last}"] - low) * scale - 1
     if log_std is not None and log_std.ndim == 1:
@@ -102,7 +103,7 @@ def in_policy_units(actor: Params, log_std: Tensor | None, space: spaces.Box) ->
 
 def with_deviations(actor: Params) -> Params:
     """A last layer that gives deviations, too: the same of every action, whatever is seen."""
-    last = sum(k.startswith("weight_") for k in actor) - 1
+    last = depth(actor) - 1
     for name in (f"weight_{last}", f"bias_{last}"):
         actor[name] = torch.cat([actor[name], torch.zeros_like(actor[name])], -1)
     return actor

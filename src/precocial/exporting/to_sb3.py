@@ -21,6 +21,7 @@ from precocial.envs import ENVS
 from precocial.envs.own.adapter import GymTaskEnv
 from precocial.envs.single import TaskGymEnv
 from precocial.exporting.policy import Source, of_observations, stateless
+from precocial.ops.params import depth
 from precocial.types import Params, UserError
 
 
@@ -146,7 +147,7 @@ def merged(params: Params, source: Source, normaliser: Params | None) -> Params:
 
 def sequence(params: Params, body: str, head: str = "") -> dict[str, Tensor]:
     """Layers ``body.0``, ``body.2``, ..., the last one as ``head`` where it has a name."""
-    last = sum(k.startswith("weight_") for k in params) - 1
+    last = depth(params) - 1
     found = {}
     for i in range(last + 1):
         name = head if head and i == last else f"{body}.{2 * i}"
@@ -160,7 +161,7 @@ def in_env_units(actor: Params, space: spaces.Space) -> Params:
     if not isinstance(space, spaces.Box):
         return actor
     low, high = (torch.from_numpy(x.ravel().copy()).float() for x in (space.low, space.high))
-    scale, last = (high - low) / 2, sum(k.startswith("weight_") for k in actor) - 1
+    scale, last = (high - low) / 2, depth(actor) - 1
     return actor | {
         f"weight_{last}": actor[f"weight_{last}"] * scale,
         f"bias_{last}": (actor[f"bias_{last}"] + 1) * scale + low,
@@ -171,7 +172,7 @@ def in_env_units(actor: Params, space: spaces.Space) -> Params:
 def sac_tensors(nets: dict[str, Params]) -> dict[str, Tensor]:
     """Of SAC: the policy's mean, both critics, and deviations as they are where nothing is seen."""
     actor = nets["actor"]
-    last = sum(k.startswith("weight_") for k in actor) - 1
+    last = depth(actor) - 1
     mean = {k: p.chunk(2, -1)[0] if k.endswith(f"_{last}") else p for k, p in actor.items()}
     found = sequence(mean, "actor.latent_pi", "actor.mu")
     found["actor.log_std.weight"] = torch.zeros_like(found["actor.mu.weight"])

@@ -21,7 +21,7 @@ from precocial.nets.pictures import initial, is_bytes, read, seen_dim
 from precocial.nets.products import linear, rectified
 from precocial.ops.distributions import Dist
 from precocial.ops.moments import merge_moments
-from precocial.ops.params import expand
+from precocial.ops.params import depth, expand
 from precocial.types import EnvSpec, Params
 
 Activation = Literal["tanh", "relu"]
@@ -37,7 +37,7 @@ def perceptron(
     Rows of bytes are read by the convolutions before them.
     """
     x = read(params, x)
-    last = sum(name.startswith("weight_") for name in params) - 1
+    last = depth(params) - 1
     for i in range(last + 1):
         x = linear(x, params[f"weight_{i}"], params[f"bias_{i}"])
         if i < last:
@@ -51,9 +51,9 @@ def perceptron_once(
     """A stacked ``perceptron`` that is differentiated once: faster where it is one with ReLU."""
     if len(x) > 1 or activation is not torch.relu or is_bytes(x):
         return perceptron(params, x, activation)
-    depth = sum(name.startswith("weight_") for name in params)
-    weights = [params[f"weight_{i}"] for i in range(depth)]
-    return rectified(x, weights, [params[f"bias_{i}"] for i in range(depth)])
+    layers = range(depth(params))
+    weights = [params[f"weight_{i}"] for i in layers]
+    return rectified(x, weights, [params[f"bias_{i}"] for i in layers])
 
 
 def orthogonal_layers(sizes: Sequence[int], last_gain: float, rng: torch.Generator) -> Params:

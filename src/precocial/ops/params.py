@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -30,6 +31,11 @@ def unflatten(vector: Float[Tensor, " p"], like: Params) -> Params:
     """The inverse of ``flatten``."""
     pieces = vector.split([p.numel() for p in like.values()])
     return {k: v.view_as(p) for (k, p), v in zip(like.items(), pieces, strict=True)}
+
+
+def depth(params: Iterable[str]) -> int:
+    """Layers of the perceptron whose parameters, or names of them, these are."""
+    return sum(name.startswith("weight_") for name in params)
 
 
 def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from precocial.algos.plain.shared import Normalisers, PlainMethod
 from precocial.nets.baseline import fit
 from precocial.nets.mlp import ACTIVATIONS, perceptron
+from precocial.ops.params import depth
 from precocial.ops.returns import reward_to_go
 from precocial.rollout import collect
 from precocial.types import TaskEnv, Tasks
@@ -56,7 +57,7 @@ def _net(member: Any) -> str | None:
 def features(member: PlainMethod, obs: Shaped[Tensor, "n e t o"]) -> Float[Tensor, "n b f"]:
     """The last hidden layer, and 1."""
     params = member.nets[_net(member) or ""]
-    last = sum(k.startswith("weight_") for k in params) - 1
+    last = depth(params) - 1
     below = {k: p for k, p in params.items() if not k.endswith(f"_{last}")}
     rows = Normalisers([member])(obs.reshape(1, -1, obs.shape[-1])).squeeze(0)
     activation = ACTIVATIONS[member.cfg.activation]

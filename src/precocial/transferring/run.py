@@ -17,6 +17,7 @@ from precocial.algos.transfer.begin import begin
 from precocial.algos.transfer.config import TransferConfig
 from precocial.algos.transfer.surgery import Row
 from precocial.evaluation.curve import adaptation_curve
+from precocial.ops.params import depth
 from precocial.runs import checkpoint
 from precocial.runs.folder import (
     SOURCE,
@@ -65,8 +66,8 @@ def like_source(p: Plan, source: Source, given: Sequence[str]) -> Plan:
     found: dict[str, Any] = {}
     net = next((layers for layers in source["nets"].values() if "weight_0" in layers), None)
     if net is not None:
-        depth = sum(k.startswith("weight_") for k in net)
-        found["hidden"] = tuple(net[f"weight_{i}"].shape[1] for i in range(depth - 1))
+        hidden = range(depth(net) - 1)
+        found["hidden"] = tuple(net[f"weight_{i}"].shape[1] for i in hidden)
     if source.get("dueling") is not None:
         found["dueling"] = source["dueling"]
     if source.get("activation"):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from precocial.algos.transfer.surgery import Nets
+from precocial.ops.params import depth
 from precocial.runs.folder import expand_runs, is_run, load_algorithm
 from precocial.types import Transferable, UserError
 
@@ -158,7 +159,7 @@ def _of_layers(tensors: Mapping[str, Tensor], place: str, sha256: str, activatio
         if own or rest == "log_std":
             layers[rest] = tensors[name].float()
         elif rest.endswith("weight") and tensors[name].ndim == 2:
-            number = sum(k.startswith("weight_") for k in layers)
+            number = depth(layers)
             bias = tensors.get(name.removesuffix("weight") + "bias")
             layers[f"weight_{number}"] = tensors[name].float().T.contiguous()
             zero = torch.zeros(len(tensors[name]))

@@ -26,7 +26,7 @@ from precocial.ops.adam import Adam
 from precocial.ops.adaptation import TaskLoss, inner_update
 from precocial.ops.distributions import Dist, log_prob, mode, sample
 from precocial.ops.losses import dice_loss, likelihood_ratio_loss, policy_gradient_loss
-from precocial.ops.params import Rate, detach
+from precocial.ops.params import Rate, depth, detach
 from precocial.ops.returns import first_episode_return, normalise, time_in_episode
 from precocial.ops.sums import mean
 from precocial.rollout import collect, lanes_diverged, stack_steps
@@ -562,7 +562,7 @@ def adapted(names: list[str], which: str) -> list[str]:
     """Those of a network's parameters that an inner update moves."""
     if which in ("all", "context"):
         return [k for k in names if which == "all" or k == "context"]
-    last = sum(k.startswith("weight_") for k in names) - 1
+    last = depth(names) - 1
     head = [f"weight_{last}", f"bias_{last}", "log_std"]
     return [k for k in names if (k in head) == (which == "head")]
 

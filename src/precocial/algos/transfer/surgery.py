@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from precocial.algos.transfer.config import TransferConfig
+from precocial.ops.params import depth
 from precocial.types import Params, UserError
 
 Nets = dict[str, Params]
@@ -148,7 +149,7 @@ def _layers(
 ) -> tuple[Params, Params, list[Row]]:  # fmt: skip
     """A perceptron."""
     new, known, rows = dict(target), {k: torch.zeros_like(p) for k, p in target.items()}, []
-    deep, shallow = _depth(theirs), _depth(target)
+    deep, shallow = depth(theirs), depth(target)
     exact = relu and all(
         target[f"weight_{i}"].shape == (len(theirs[f"weight_{deep - 1}"]),) * 2
         for i in range(deep - 1, shallow - 1)
@@ -352,10 +353,6 @@ def _normaliser(
     same = list(columns) == list(range(len(theirs["mean"])))
     fate: Fate = "kept" if same else "resized"
     return new, {}, [Row("normaliser", fate, False, str(len(theirs["mean"])), str(size))]
-
-
-def _depth(params: Params) -> int:
-    return sum(name.startswith("weight_") for name in params)
 
 
 def _sizes(params: Params, layer: str, net: str) -> str:
