@@ -1,4 +1,4 @@
-"""Replay by task: what is drawn happened, windows keep to their episode, it is kept and undone."""
+"""Replay by task: what is drawn happened, pictures are kept once, it is kept and undone."""
 
 import numpy as np
 import pytest
@@ -73,26 +73,34 @@ def test_a_sample_is_what_n_steps_of_one_lane_gave(chunks, capacity, n, seed):
             assert float(found.discount[task, b]) == pytest.approx(alive, rel=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
-@given(chunks=chunks, capacity=st.integers(2, 20), length=st.integers(1, 6))
-def test_windows_cross_neither_a_wrap_nor_an_episode(chunks, capacity, length):
-    replay, ends = filled(capacity, chunks)
-    total = sum(chunks)
-    fields, inside = replay.windows(30, length, seeded(1))
-    assert inside[..., 0].all()
-    for task in range(2):
-        for b in range(30):
-            lane, first = (int(x) for x in fields["obs"][task, b, 0, 1:])
-            for k in range(length):
-                t = first + k
-                over = [
-                    ends["terminated"][task, lane, s] or ends["truncated"][task, lane, s]
-                    for s in range(first, min(t, total))
-                ]
-                expected = t < total and not any(over)
-                assert bool(inside[task, b, k]) == expected
-                if expected:
-                    assert fields["obs"][task, b, k].tolist() == [task, lane, t]
+@settings(max_examples=60, deadline=None)
+@given(
+    moves=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 4)), min_size=1, max_size=8),
+    capacity=st.integers(2, 20), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_pictures_are_kept_once_and_come_back_as_they_came(moves, capacity, seed):
+    numbers, pictures = (TaskReplay(capacity, spare=9) for _ in range(2))
+    first = undone = 0
+    for steps, back in moves:
+        part = met(steps, first=first, seed=seed)
+        # where an episode ends, it led to what no step begins with
+        over = (part.terminated | part.truncated).unsqueeze(-1)
+        part = part._replace(next_obs=part.next_obs + 100 * over)
+        numbers.add(part)
+        pictures.add(part._replace(obs=part.obs.byte(), next_obs=part.next_obs.byte()))
+        first += steps
+        if back < steps:  # the last ones are taken back
+            first, undone = first - back, undone + back
+            numbers.shrink(first)
+            pictures.shrink(first)
+    samples = (r.sample(40, 0.9, seeded(seed), 3) for r in (numbers, pictures))
+    for one, other in zip(*samples, strict=True):
+        assert torch.equal(one, other.to(one.dtype))
+    rows = numbers.rows(0), pictures.rows(0)
+    assert rows[0].keys() == rows[1].keys() and "next_obs" not in pictures.fields
+    assert all(torch.equal(x, rows[1][k].to(x.dtype)) for k, x in rows[0].items())
+    kept = numbers.fields["terminated"] | numbers.fields["truncated"]
+    assert len(pictures.apart) <= int(kept.sum()) + 6 * (1 + undone)
 
 
 def test_every_transition_that_is_kept_is_drawn_equally_often():

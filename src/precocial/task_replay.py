@@ -1,11 +1,15 @@
-"""The last transitions of every task, in lanes that go on: single ones, n-step ones, windows."""
+"""The last transitions of every task, in lanes that go on: single ones and n-step ones.
+
+A picture is kept once: where a step led to is read from the step that followed it, and kept beside
+that only where another picture came next, which is where an episode ended.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from precocial.types import Rollout
@@ -42,6 +46,8 @@ class TaskReplay:
     def __init__(self, capacity: int, spare: int) -> None:
         self.capacity, self.room = capacity, capacity + spare
         self.fields: dict[str, Tensor] = {}
+        self.apart: dict[int, Tensor] = {}
+        """By place, the pictures to which a step led that the next one did not begin with."""
         self.total = 0
         """Steps of every lane that were ever added."""
 
@@ -87,24 +93,61 @@ class TaskReplay:
 
     def extend(self, rows: dict[str, Tensor]) -> None:
         """Append steps, each field ``(T, N, E, ...)``."""
+        dropped = len(rows["reward"]) - self.room
+        if dropped > 0:
+            self.total += dropped
+            rows = {k: x[dropped:] for k, x in rows.items()}
+        num, once = len(rows["reward"]), rows["obs"].dtype == torch.uint8
         for k, x in rows.items():
-            if k not in self.fields:
+            if k not in self.fields and not (once and k == "next_obs"):
                 self.fields[k] = x.new_zeros(self.room, *x.shape[1:])
-        num = len(next(iter(rows.values())))
-        device = next(iter(rows.values())).device
-        at = (self.total + torch.arange(num, device=device)) % self.room
-        keep = slice(max(0, num - self.room), None)
-        for k, x in rows.items():
-            self.fields[k][at[keep]] = x[keep]
+        led = rows["next_obs"]
+        if once and self.total and num < self.room:  # what follows the last step is known now
+            led = torch.cat([self.at("next_obs", self.steps(self.total - 1, self.total)), led])
+        at = torch.arange(self.total, self.total + num, device=led.device) % self.room
+        for k, kept in self.fields.items():
+            kept[at] = rows[k]
         self.total += num
+        if once:
+            self._keep_apart(led)
+
+    def _keep_apart(self, led: Shaped[Tensor, "t n e o"]) -> None:
+        """What the last T steps led to, where no step of theirs began with it."""
+        places = self.steps(self.total - len(led), self.total)
+        for place in places.flatten().tolist():
+            self.apart.pop(place, None)
+        for k, here in enumerate(places):  # one step at a time: copies are large
+            other = torch.ones_like(here, dtype=torch.bool)
+            if k + 1 < len(led):
+                other = (led[k] != self.at("obs", places[k + 1])).any(-1)
+            for place, picture in zip(here[other].tolist(), led[k][other], strict=True):
+                self.apart[place] = picture.clone()
+
+    def steps(self, first: int, end: int) -> Int[Tensor, "t n e"]:
+        """The places of these steps: time in the ring, task and lane as one number."""
+        reward = self.fields["reward"]
+        cells = torch.arange(reward[0].numel(), device=reward.device).view(reward.shape[1:])
+        time = torch.arange(first, end, device=reward.device) % self.room
+        return time.view(-1, 1, 1) * cells.numel() + cells
+
+    def at(self, name: str, places: Int[Tensor, "*b"]) -> Tensor:
+        """A field of the steps at these places."""
+        flat = places.flatten()
+        if name in self.fields:
+            return self.fields[name].flatten(0, 2).index_select(0, flat).unflatten(0, places.shape)
+        obs = self.fields["obs"].flatten(0, 2)
+        found = obs.index_select(0, (flat + self.fields["reward"][0].numel()) % len(obs))
+        for i, place in enumerate(flat.tolist()):
+            if place in self.apart:
+                found[i] = self.apart[place]
+        return found.unflatten(0, places.shape)
 
     def rows(self, start: int) -> dict[str, Tensor]:
         """Steps from number ``start`` on that are still here, fields by name."""
-        first = max(start, self.total - self.room)
         if not self.fields:
             return {}
-        at = torch.arange(first, self.total, device=self.fields["reward"].device) % self.room
-        return {k: x[at] for k, x in self.fields.items()}
+        places = self.steps(max(start, self.total - self.room), self.total)
+        return {k: self.at(k, places) for k in dict.fromkeys([*self.fields, "next_obs"])}
 
     def shrink(self, length: int) -> None:
         """Forget the last steps but for the first ``length``."""
@@ -129,7 +172,7 @@ class TaskReplay:
         task = torch.arange(tasks, device=reward.device).unsqueeze(1)
 
         def at(name: str, when: Tensor) -> Tensor:
-            return self.fields[name][when % self.room, task, lane]
+            return self.at(name, (when % self.room * tasks + task) * lanes + lane)
 
         total, factor = torch.zeros_like(draw, dtype=reward.dtype), 1.0
         alive = torch.ones_like(draw, dtype=torch.bool)
@@ -148,24 +191,3 @@ class TaskReplay:
             at("obs", time), at("action", time), total, at("next_obs", last), discount.to(total),
             weight.to(total),
         )  # fmt: skip
-
-    def windows(
-        self, num: int, length: int, rng: torch.Generator
-    ) -> tuple[dict[str, Tensor], Bool[Tensor, "n b t"]]:
-        """``num`` stretches of ``length`` steps of each task; False beyond the end of the episode.
-
-        Fields ``(N, B, T, ...)`` by name, and which steps belong to the first one's episode.
-        """
-        reward = self.fields["reward"]
-        tasks, lanes = reward.shape[1:3]
-        draw = torch.randint(
-            self.num_transitions, (tasks, num), generator=rng, device=reward.device
-        )
-        steps = torch.arange(length, device=reward.device)
-        time = (self.start + draw // lanes).unsqueeze(-1) + steps
-        task: Int[Tensor, "n 1 1"] = torch.arange(tasks, device=reward.device).view(-1, 1, 1)
-        lane = (draw % lanes).unsqueeze(-1)
-        found = {k: x[time % self.room, task, lane] for k, x in self.fields.items()}
-        ended = found["terminated"] | found["truncated"]
-        before = ended.long().cumsum(-1) - ended.long()
-        return found, (time < self.total) & (before == 0)

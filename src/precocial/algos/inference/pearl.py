@@ -322,7 +322,7 @@ class PEARL:
         for k in names:
             x = self.first[k].flatten(0, 3).index_select(0, early)
             if self.replay.fields:
-                other = self.replay.fields[k].flatten(0, 2).index_select(0, late)
+                other = self.replay.at(k, late)
                 mask = is_first.reshape(-1, *(1,) * (x.ndim - 1))
                 x = torch.where(mask, x, other)
             found[k] = x.unflatten(0, inside.shape)
