@@ -7,12 +7,13 @@ import gymnasium
 import jaxtyping
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 import precocial
 from precocial.cli import main
 from precocial.exporting.policy import export
-from precocial.transferring.source import read_sources
+from precocial.transferring.source import KNOWN, read_sources
 from precocial.types import UserError
 
 QUIET = {"iterations": 1, "eval_every": 0, "quiet": True}
@@ -116,13 +117,39 @@ def test_sb3_loads_the_zip_and_acts_alike(name, trained, tmp_path):
     assert np.array_equal(back.predict(seen, deterministic=True)[0], actions)
 
 
-def test_layers_in_a_file_are_a_source_again(trained, tmp_path):
-    path = export(trained("ppo"), "safetensors", tmp_path / "p.safetensors")
-    [run], [file] = read_sources(str(trained("ppo")), "last"), read_sources(str(path), "last")
-    for net in ("actor", "critic"):
-        assert run["nets"][net].keys() == file["nets"][net].keys()
-        for k, p in run["nets"][net].items():
+@pytest.mark.parametrize("name", ["ppo", "cavia", "dqn", "q-maml", "ppo pictures"])
+def test_layers_in_a_file_are_the_source_that_the_run_is(name, trained, tmp_path):
+    path = export(trained(name), "safetensors", tmp_path / "p.safetensors")
+    [run], [file] = read_sources(str(trained(name)), "last"), read_sources(str(path), "last")
+    require_same(run, file)
+
+
+def require_same(run, file):
+    assert run["nets"].keys() == file["nets"].keys()
+    for net, params in run["nets"].items():
+        assert params.keys() == file["nets"][net].keys()
+        for k, p in params.items():
             assert torch.equal(p, file["nets"][net][k])
+    for k in KNOWN:
+        assert run[k] == file[k], k
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"normaliser": 3}',
+        '{"normaliser": {"mean": [1], "var": [1]}, "obs_dim": 2}',
+    ],
+)
+def test_a_file_whose_metadata_is_damaged_is_no_source(about, trained, tmp_path):
+    path = export(trained("ppo"), "safetensors", tmp_path / "p.safetensors")
+    tensors = safetensors.torch.load_file(path)
+    safetensors.torch.save_file(tensors, path, {"precocial": about})
+    with pytest.raises(UserError, match="its metadata is damaged"):
+        read_sources(str(path), "last")
 
 
 @pytest.mark.parametrize("name", only_now_and_then(["maml", "cavia", "q-maml"], "cavia"))

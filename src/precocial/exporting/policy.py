@@ -202,7 +202,7 @@ def to_safetensors(source: Source, out: Path) -> None:
     normaliser = nets.pop("normaliser", None)
     if source.adapted:
         nets[source.algorithm.network] = source.adapted
-    tensors, about = {}, {}
+    tensors = {}
     for net, params in nets.items():
         for k, p in params.items():
             kind, _, number = k.rpartition("_")
@@ -212,15 +212,23 @@ def to_safetensors(source: Source, out: Path) -> None:
                 tensors[f"{net}.{number}.bias"] = p.detach().clone()
             else:
                 tensors[f"{net}.{k}"] = p.detach().clone().contiguous()
-    if normaliser is not None and getattr(source.config, "normalize_obs", False):
-        about = {f"obs_{k}": json.dumps(normaliser[k].tolist()) for k in ("mean", "var")}
+    stats = {k: x.tolist() for k, x in (normaliser or {}).items()}
     spec = source.spec
-    about |= {
+    whole = {
+        "obs_dim": spec.obs_dim, "action_kind": spec.action_kind, "action_dim": spec.action_dim,
+        "activation": getattr(source.config, "activation", ""),
+        "dueling": getattr(source.config, "dueling", None), "names": dict(spec.obs_names),
+        "algo": source.name, "env": source.trained.plan.env,
+    }  # fmt: skip
+    about = {
         "algorithm": source.name, "env": source.trained.plan.env,
         "activation": getattr(source.config, "activation", ""), "actions": spec.action_kind,
         "action_low": json.dumps(spec.action_low), "action_high": json.dumps(spec.action_high),
+        "precocial": json.dumps(whole | {"normaliser": stats}),
     }  # fmt: skip
-    save_file(tensors, out, {k: str(v) for k, v in about.items()})
+    if getattr(source.config, "normalize_obs", False):
+        about |= {f"obs_{k}": json.dumps(stats[k]) for k in ("mean", "var")}
+    save_file(tensors, out, about)
 
 
 def needs(module: str, extra: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import re
 import sys
 from collections.abc import Mapping
@@ -24,6 +25,11 @@ Source = dict[str, Any]
 """``nets`` by name; ``obs_dim``, ``action_kind``, ``action_dim``, ``activation``, ``dueling`` and
 ``names`` as far as they are known; where it is from: ``place``, ``sha256``, ``algo``, ``env``,
 ``env_steps``."""
+
+KNOWN = (
+    "obs_dim", "action_kind", "action_dim", "activation", "dueling", "names", "algo", "env",
+)  # fmt: skip
+"""What an exported file says of itself."""
 
 STARTS = {
     "actor": "policies: ppo, sac, maml, fomaml, promp, reptile, multi-task",
@@ -107,18 +113,44 @@ def from_zip(path: Path) -> Source:
 
 
 def from_file(path: Path) -> Source:
-    """Layers in a file, by PyTorch's names (``0.weight``, ...) or ours (``weight_0``)."""
+    """Layers in a file, by PyTorch's names (``0.weight``, ...) or ours (``weight_0``).
+
+    What ``precocial export`` wrote tells the rest in its metadata.
+    """
     if not path.is_file():
         raise UserError(f"source {path}: there is no such file")
     try:
         with safetensors.safe_open(path, "pt") as file:
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-            ours = "state" in (file.metadata() or {})
+            about = file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"source {path} is damaged or no safetensors file ({error})") from error
-    if ours:
+    if "state" in about:
         raise UserError(f"source {path} is a checkpoint; give its run folder instead")
+    if "precocial" in about:
+        return _of_export(tensors, about["precocial"], str(path)) | {"sha256": digest(path)}
     return _of_layers(tensors, str(path), digest(path), "")
+
+
+def _of_export(tensors: Mapping[str, Tensor], about: str, place: str) -> Source:
+    """What ``precocial export`` wrote of a run: the same source as the run."""
+    nets: Nets = {}
+    for name, x in tensors.items():
+        net, _, rest = name.partition(".")
+        number, _, kind = rest.partition(".")
+        own = f"{kind}_{number}" if kind else rest
+        nets.setdefault(net, {})[own] = x.T.contiguous() if kind == "weight" else x
+    _require_whole({n: part for n, part in nets.items() if "weight_0" in part}, place)
+    try:
+        known = json.loads(about)
+        stats = {k: torch.tensor(x) for k, x in known.pop("normaliser").items()}
+        if stats and any(len(stats[k]) != known["obs_dim"] for k in ("mean", "var")):
+            raise ValueError("statistics of another size")
+        found = {k: known[k] for k in KNOWN}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"source {place}: its metadata is damaged ({error!r})") from error
+    nets |= {"normaliser": stats} if stats else {}
+    return found | {"nets": nets, "place": place, "env_steps": 0}
 
 
 def from_callable(text: str) -> Source:
