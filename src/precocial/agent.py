@@ -263,9 +263,19 @@ def load(folder: Path | str, which: str = "last") -> Trained:
 
 
 def load_agent(folder: Path | str, path: Path | str) -> Agent:
-    """The adapted learner that ``Agent.save`` wrote, for the run it came from."""
+    """The adapted learner that ``Agent.save`` wrote, for the run it came from.
+
+    Raises:
+        UserError: no such file, a damaged one, or one of another algorithm or environment.
+    """
     trained = load(folder)
     state = checkpoint.load(Path(path), trained.plan.run.device)
-    agent = trained.learner(*state["axes"])
-    agent.inner.load_state_dict(state["learner"])
+    try:
+        agent = trained.learner(*state["axes"])
+        agent.inner.load_state_dict(state["learner"])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise UserError(
+            f"{path} holds no learner of {trained.plan.algo} on {trained.plan.env}; expected what "
+            f"a learner of {folder} saved"
+        ) from error
     return agent
