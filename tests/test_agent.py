@@ -322,14 +322,14 @@ def test_updates_and_episodes_never_share_a_table(tmp_path):
 
 
 def test_a_learner_of_another_run_is_refused(tmp_path):
-    short = {"iterations": 1, "eval_every": 0, "quiet": True, "num_tasks": 3}
+    short = {"iterations": 1, "eval_every": 0, "quiet": True, "num_tasks": 4}
     runs = {
         algo: precocial.train(algo, env, out=tmp_path / algo, **short)
         for algo, env in (("maml", "point-nav"), ("rl2", "bandit"))
     }
-    for run, other in (("maml", "rl2"), ("rl2", "maml")):
+    for own, other in (("maml", "rl2"), ("rl2", "maml")):
         precocial.load(runs[other]).learner().save(tmp_path / "adapted")
-        with pytest.raises(UserError, match=f"adapted holds no learner of {run} on"):
-            precocial.load_agent(runs[run], tmp_path / "adapted")
+        with pytest.raises(UserError, match=f"adapted holds no learner of {own} on"):
+            precocial.load_agent(runs[own], tmp_path / "adapted")
     with pytest.raises(UserError, match="holds no learner of rl2 on bandit; expected what"):
         precocial.load_agent(runs["rl2"], runs["rl2"] / "checkpoint" / "last.safetensors")
