@@ -10,8 +10,9 @@ picture have bytes. Networks read rows of bytes by two convolutions with ReLU, a
 their layers; the numbers come after what these make of the picture. Strides are as long as kernels,
 so a convolution is a product of patches and a matrix: it takes weights with or without a leading
 task axis, and gradients of any order, as every other layer does. Each channel of a picture loses
-its mean before them, and what comes out of them has a mean square of one: most of a picture is
-ground, which says nothing, and what moves is small.
+its mean before them: most of a picture is ground, which says nothing, and what moves is small. What
+comes out of them is as long as 64 numbers of mean square one: a step of Adam moves every weight as
+far, and so what a layer makes of 2 048 such numbers 32 times as far as what it makes of 64.
 
 What does not act sees thumbnails: averages over an 8 x 8 grid, of which nothing is learned.
 """
@@ -30,6 +31,8 @@ from precocial.types import EnvSpec, Params, Picture, UserError
 
 LAYERS = ((4, 16), (2, 32))
 """Stride, which is the size, and channels of the convolutions."""
+LENGTH = 8.0
+"""Of what comes out of the convolutions (Euclidean)."""
 GRID = 8
 """Cells along a side of a thumbnail."""
 
@@ -143,7 +146,7 @@ def read(params: Params, rows: Shaped[Tensor, "*b o"]) -> Float[Tensor, "*b i"]:
         x = torch.relu(linear(x, params[f"conv_{i}"], params[f"conv_bias_{i}"]))
         x = x.reshape(-1, side, side, channels)
     x = x.flatten(1)
-    x = x * (x.square().mean(1, keepdim=True) + 1e-5).rsqrt()
+    x = x * (LENGTH / (x.square().sum(1, keepdim=True) + 1e-2).sqrt())
     if picture.numbers:
         x = torch.cat([x, numbers_of(flat, picture)], -1)
     return x.unflatten(0, lead)
