@@ -529,6 +529,14 @@ def test_settings_of_other_types_and_damaged_streams_are_one_line(tmp_path):
             load_policy(packed)
 
 
+def test_a_zip_that_unpacks_to_much_is_refused_before_it_does(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data", "{}")
+        archive.writestr("policy.pth", bytes(2**26))
+    with pytest.raises(UserError, match=r"policy.pth would unpack \d+ bytes to 67108864"):
+        load_policy(tmp_path / "x.zip")
+
+
 def test_a_dict_keeps_its_order_and_statistics_their_parts(tmp_path):
     parts = OrderedDict(b=spaces.Box(-1, 1, (2,)), a=spaces.Box(-1, 1, (3,)), c=spaces.Discrete(4))
     space = spaces.Dict(parts)

@@ -41,6 +41,8 @@ KEYWORDS = ("activation_fn", "clip_mean", "squash_output", "normalize_images")
 """What counts of a zip's settings, and of its policy's keywords."""
 MOST = 2**32
 """Bytes that a member of a zip may have."""
+TIGHTEST = 20
+"""Times that it may have been larger before it was packed."""
 
 
 class Archive(NamedTuple):
@@ -67,8 +69,11 @@ def read_zip(path: Path) -> Archive:
                     "Stable-Baselines3 2.x saved"
                 )
             for name in ("data", "policy.pth"):
-                if members[name].file_size > MOST:
-                    raise UserError(f"{path}: {name} has {members[name].file_size} bytes")
+                size, packed = members[name].file_size, members[name].compress_size
+                if size > MOST or size > TIGHTEST * packed + 2**20:
+                    raise UserError(
+                        f"{path}: {name} would unpack {packed} bytes to {size}; SB3 packs nothing"
+                    )
             text, weights = archive.read("data"), archive.read("policy.pth")
     except (
         zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError,
