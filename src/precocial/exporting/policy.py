@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -273,13 +275,26 @@ def to_onnx(source: Source, out: Path) -> None:
     axis = torch.export.Dim("batch")
     shapes = tuple({0: axis} for _ in args)
     dynamic: Any = (*shapes[:4], shapes[4:]) if isinstance(module, Step) else shapes
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, about itself
+    with torch.no_grad(), unheard("torch.onnx"):
         torch.onnx.export(
             module.eval(), args, str(out), input_names=inputs, output_names=outputs,
             dynamic_shapes=dynamic, dynamo=True, external_data=False, verbose=False,
         )  # fmt: skip
     onnx.checker.check_model(str(out))
+
+
+@contextmanager
+def unheard(name: str) -> Iterator[None]:
+    """Without what a package warns of, which is about itself."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def to_sb3(source: Source, out: Path) -> None:
