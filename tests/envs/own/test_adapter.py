@@ -767,12 +767,18 @@ class Drawn(Line):
         return np.full((4, 5, 3), self.t, np.uint8)
 
 
-def test_pictures():
-    env, _ = started(Drawn)
+class Handing(Drawn):
+    def __init__(self, size=3, **kwargs):  # as MiniGrid's have it
+        super().__init__(**kwargs)
+
+
+@pytest.mark.parametrize("cls", [Drawn, Handing])
+def test_pictures(cls, monkeypatch):
+    env, _ = started(cls)
     env.step(ones(env))
     assert env.render(1, 0).shape == (4, 5, 3)
     assert env.render(1, 0).max() == 1
-    env.factory.render = lambda self: np.full((4, 5), self.t / 2)  # grey, 0 to 1
+    monkeypatch.setattr(cls, "render", lambda self: np.full((4, 5), self.t / 2))  # grey, 0 to 1
     assert env.render(1, 0).shape == (4, 5, 3) and env.render(1, 0).max() == 128
     env, _ = started(Line)
     with pytest.raises(UserError, match="Line cannot draw itself; list 'rgb_array'"):

@@ -116,13 +116,24 @@ def build_id(env_id: str, module: str = "", **kwargs: Any) -> gymnasium.Env:
 
 def _can_draw(factory: Factory) -> bool:
     metadata = getattr(factory, "metadata", None)
-    try:
-        takes = inspect.signature(factory).parameters
-    except (TypeError, ValueError):  # some callables have no signature
-        return False
-    if not isinstance(metadata, Mapping):  # a function, or a wrapper, which asks what is below it
-        return "render_mode" in takes
-    return "render_mode" in takes and "rgb_array" in metadata.get("render_modes", [])
+    # A function, or a wrapper, which asks what is below it, has no metadata.
+    draws = not isinstance(metadata, Mapping) or "rgb_array" in metadata.get("render_modes", [])
+    return draws and _takes(factory, "render_mode")
+
+
+def _takes(factory: Any, name: str) -> bool:
+    """Whether it has an argument of this name, or hands it on to a class above that has."""
+    above = inspect.getmro(factory) if inspect.isclass(factory) else ()
+    for made_by in [vars(c)["__init__"] for c in above if "__init__" in vars(c)] or [factory]:
+        try:
+            takes = inspect.signature(made_by).parameters
+        except (TypeError, ValueError):  # some callables have no signature
+            return False
+        if name in takes:
+            return True
+        if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+            return False
+    return False
 
 
 def close(env: gymnasium.Env) -> None:
