@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal
 
 import safetensors
@@ -26,9 +27,10 @@ Source = dict[str, Any]
 ``names`` as far as they are known; where it is from: ``place``, ``sha256``, ``algo``, ``env``,
 ``env_steps``."""
 
-KNOWN = (
-    "obs_dim", "action_kind", "action_dim", "activation", "dueling", "names", "algo", "env",
-)  # fmt: skip
+KNOWN: dict[str, type | UnionType] = {
+    "obs_dim": int, "action_kind": str, "action_dim": int, "activation": str,
+    "dueling": bool | None, "names": dict, "algo": str, "env": str,
+}  # fmt: skip
 """What an exported file says of itself."""
 
 STARTS = {
@@ -144,9 +146,11 @@ def _of_export(tensors: Mapping[str, Tensor], about: str, place: str) -> Source:
     try:
         known = json.loads(about)
         stats = {k: torch.tensor(x) for k, x in known.pop("normaliser").items()}
-        if stats and any(len(stats[k]) != known["obs_dim"] for k in ("mean", "var")):
-            raise ValueError("statistics of another size")
         found = {k: known[k] for k in KNOWN}
+        if wrong := [k for k, kind in KNOWN.items() if not isinstance(found[k], kind)]:
+            raise TypeError(f"{wrong[0]}: {found[wrong[0]]!r}")
+        if stats and any(stats[k].shape != (found["obs_dim"],) for k in ("mean", "var")):
+            raise ValueError("statistics of another size")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"source {place}: its metadata is damaged ({error!r})") from error
     nets |= {"normaliser": stats} if stats else {}

@@ -772,6 +772,18 @@ class Handing(Drawn):
         super().__init__(**kwargs)
 
 
+class Elsewhere(Drawn):
+    def __init__(self, **config):
+        super().__init__()
+        self.settings = object(**config)  # which takes none
+
+
+def test_what_it_hands_on_may_end_elsewhere():
+    env, _ = started(Elsewhere)
+    with pytest.raises(UserError, match="Elsewhere cannot draw itself"):
+        env.render(0, 0)
+
+
 @pytest.mark.parametrize("cls", [Drawn, Handing])
 def test_pictures(cls, monkeypatch):
     env, _ = started(cls)

@@ -9,6 +9,7 @@ a worker needs none.
 from __future__ import annotations
 
 import contextlib
+import functools
 import copy
 import inspect
 import multiprocessing
@@ -97,7 +98,7 @@ def described(task: Any) -> str:
 
 def build(factory: Factory) -> gymnasium.Env:
     """One copy of the environment, able to draw itself where its class says it can."""
-    env = factory(render_mode="rgb_array") if _can_draw(factory) else factory()
+    env = _drawing(factory, factory)
     if not isinstance(env, gymnasium.Env):
         raise EnvError(f"got a {type(env).__name__}; expected a gymnasium.Env", "contract")
     return env
@@ -109,9 +110,18 @@ def build_id(env_id: str, module: str = "", **kwargs: Any) -> gymnasium.Env:
         import_module(module)
     creator: Any = gymnasium.spec(env_id).entry_point
     creator = load_env_creator(creator) if isinstance(creator, str) else creator
-    kwargs |= {"render_mode": "rgb_array"} if _can_draw(creator) else {}
     # Gymnasium's own checker would warn where ``misfit`` and ``check-env`` say more.
-    return gymnasium.make(env_id, disable_env_checker=True, **kwargs)
+    make = functools.partial(gymnasium.make, env_id, disable_env_checker=True, **kwargs)
+    env: gymnasium.Env = _drawing(make, creator)
+    return env
+
+
+def _drawing(make: Callable[..., Any], creator: Any) -> Any:
+    """What ``make`` makes, able to draw itself where ``creator`` can."""
+    if _can_draw(creator):
+        with contextlib.suppress(TypeError):  # what it hands on may end elsewhere
+            return make(render_mode="rgb_array")
+    return make()
 
 
 def _can_draw(factory: Factory) -> bool:
