@@ -9,8 +9,8 @@ a worker needs none.
 from __future__ import annotations
 
 import contextlib
-import functools
 import copy
+import functools
 import inspect
 import multiprocessing
 import operator
