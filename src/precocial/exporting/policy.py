@@ -33,6 +33,7 @@ from precocial.algos.plain.shared import Normalisers, PlainMethod
 from precocial.nets.mlp import ACTIVATIONS, Policy, action_dist, perceptron
 from precocial.nets.transformer import Transformer
 from precocial.nets.trial_policy import TrialPolicy
+from precocial.runs import checkpoint
 from precocial.types import EnvSpec, Params, UserError
 
 
@@ -222,11 +223,12 @@ def to_safetensors(source: Source, out: Path) -> None:
         "dueling": getattr(source.config, "dueling", None), "names": dict(spec.obs_names),
         "algo": source.name, "env": source.trained.plan.env,
     }  # fmt: skip
+    outline = json.dumps(whole | {"normaliser": stats})
     about = {
         "algorithm": source.name, "env": source.trained.plan.env,
         "activation": getattr(source.config, "activation", ""), "actions": spec.action_kind,
         "action_low": json.dumps(spec.action_low), "action_high": json.dumps(spec.action_high),
-        "precocial": json.dumps(whole | {"normaliser": stats}),
+        "precocial": outline, "sha256": checkpoint.checksum(outline, tensors),
     }  # fmt: skip
     if getattr(source.config, "normalize_obs", False):
         about |= {f"obs_{k}": json.dumps(stats[k]) for k in ("mean", "var")}

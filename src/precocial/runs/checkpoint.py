@@ -29,7 +29,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """
     tensors: dict[str, Tensor] = {}
     outline = json.dumps(_split(state, "", tensors))
-    metadata = {"format": FORMAT, "state": outline, "sha256": _digest(outline, tensors)}
+    metadata = {"format": FORMAT, "state": outline, "sha256": checksum(outline, tensors)}
     data = safetensors.torch.save(tensors, metadata)
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -60,7 +60,7 @@ def load(path: Path, device: str = "cpu") -> dict[str, Any]:
             metadata = file.metadata() or {}
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
         outline = metadata["state"]
-        if metadata["format"] != FORMAT or metadata["sha256"] != _digest(outline, tensors):
+        if metadata["format"] != FORMAT or metadata["sha256"] != checksum(outline, tensors):
             raise ValueError("its checksum does not match its content")
         return _join(json.loads(outline), {k: v.to(device) for k, v in tensors.items()})
     except (safetensors.SafetensorError, ValueError, KeyError, OSError) as error:
@@ -70,7 +70,8 @@ def load(path: Path, device: str = "cpu") -> dict[str, Any]:
         ) from error
 
 
-def _digest(outline: str, tensors: dict[str, Tensor]) -> str:
+def checksum(outline: str, tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of tensors and the text beside them."""
     digest = hashlib.sha256(outline.encode())
     for name in sorted(tensors):
         digest.update(name.encode())

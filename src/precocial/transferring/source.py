@@ -10,7 +10,6 @@ import sys
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from types import UnionType
 from typing import Any, Literal
 
 import safetensors
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from precocial.algos.transfer.surgery import Nets
 from precocial.ops.params import depth
+from precocial.runs import checkpoint
 from precocial.runs.folder import expand_runs, is_run, load_algorithm
 from precocial.types import Transferable, UserError
 
@@ -27,10 +27,9 @@ Source = dict[str, Any]
 ``names`` as far as they are known; where it is from: ``place``, ``sha256``, ``algo``, ``env``,
 ``env_steps``."""
 
-KNOWN: dict[str, type | UnionType] = {
-    "obs_dim": int, "action_kind": str, "action_dim": int, "activation": str,
-    "dueling": bool | None, "names": dict, "algo": str, "env": str,
-}  # fmt: skip
+KNOWN = (
+    "obs_dim", "action_kind", "action_dim", "activation", "dueling", "names", "algo", "env",
+)  # fmt: skip
 """What an exported file says of itself."""
 
 STARTS = {
@@ -80,8 +79,6 @@ def from_run(folder: Path, which: Literal["best", "last"]) -> Source:
         n: {k: x.detach().cpu().clone() for k, x in part.items()}
         for n, part in algorithm.networks().items()
     }
-    from precocial.runs import checkpoint
-
     return {
         "nets": nets, "obs_dim": spec.obs_dim, "action_kind": spec.action_kind,
         "action_dim": spec.action_dim, "activation": getattr(p.algo_config, "activation", ""),
@@ -129,12 +126,17 @@ def from_file(path: Path) -> Source:
         raise UserError(f"source {path} is damaged or no safetensors file ({error})") from error
     if "state" in about:
         raise UserError(f"source {path} is a checkpoint; give its run folder instead")
-    if "precocial" in about:
-        return _of_export(tensors, about["precocial"], str(path)) | {"sha256": digest(path)}
+    if outline := about.get("precocial"):
+        if about.get("sha256") != checkpoint.checksum(outline, tensors):
+            raise UserError(
+                f"source {path} is damaged: its checksum does not match its content; export again"
+            )
+        known = of_export(tensors, json.loads(outline))
+        return known | {"place": str(path), "sha256": digest(path), "env_steps": 0}
     return _of_layers(tensors, str(path), digest(path), "")
 
 
-def _of_export(tensors: Mapping[str, Tensor], about: str, place: str) -> Source:
+def of_export(tensors: Mapping[str, Tensor], known: dict[str, Any]) -> Source:
     """What ``precocial export`` wrote of a run: the same source as the run."""
     nets: Nets = {}
     for name, x in tensors.items():
@@ -142,19 +144,9 @@ def _of_export(tensors: Mapping[str, Tensor], about: str, place: str) -> Source:
         number, _, kind = rest.partition(".")
         own = f"{kind}_{number}" if kind else rest
         nets.setdefault(net, {})[own] = x.T.contiguous() if kind == "weight" else x
-    _require_whole({n: part for n, part in nets.items() if "weight_0" in part}, place)
-    try:
-        known = json.loads(about)
-        stats = {k: torch.tensor(x) for k, x in known.pop("normaliser").items()}
-        found = {k: known[k] for k in KNOWN}
-        if wrong := [k for k, kind in KNOWN.items() if not isinstance(found[k], kind)]:
-            raise TypeError(f"{wrong[0]}: {found[wrong[0]]!r}")
-        if stats and any(stats[k].shape != (found["obs_dim"],) for k in ("mean", "var")):
-            raise ValueError("statistics of another size")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"source {place}: its metadata is damaged ({error!r})") from error
+    stats = {k: torch.tensor(x) for k, x in known["normaliser"].items()}
     nets |= {"normaliser": stats} if stats else {}
-    return found | {"nets": nets, "place": place, "env_steps": 0}
+    return {k: known[k] for k in KNOWN} | {"nets": nets}
 
 
 def from_callable(text: str) -> Source:
