@@ -142,9 +142,10 @@ def test_a_file_that_was_changed_is_no_source(trained, tmp_path):
     other = tensors | {"actor.0.bias": tensors["actor.0.bias"] + 1}
     for changed, words in (
         (other, about), (tensors, about | {"precocial": "{}"}), (tensors, about | {"sha256": ""}),
+        ({k: x.view(-1) for k, x in tensors.items()}, about),
     ):  # fmt: skip
         safetensors.torch.save_file(changed, path, words)
-        with pytest.raises(UserError, match="is damaged: its checksum does not match"):
+        with pytest.raises(UserError, match=r"is damaged: (its checksum|sizes or types)"):
             read_sources(str(path), "last")
 
 

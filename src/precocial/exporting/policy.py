@@ -204,7 +204,7 @@ def to_safetensors(source: Source, out: Path) -> None:
     nets = dict(source.algorithm.networks())
     normaliser = nets.pop("normaliser", None)
     if source.adapted:
-        nets[source.algorithm.network] = source.adapted
+        nets[source.algorithm.network] = of_observations(source)
     tensors = {}
     for net, params in nets.items():
         for k, p in params.items():
@@ -223,7 +223,8 @@ def to_safetensors(source: Source, out: Path) -> None:
         "dueling": getattr(source.config, "dueling", None), "names": dict(spec.obs_names),
         "algo": source.name, "env": source.trained.plan.env,
     }  # fmt: skip
-    outline = json.dumps(whole | {"normaliser": stats})
+    sizes = {k: [str(x.dtype), list(x.shape)] for k, x in tensors.items()}
+    outline = json.dumps(whole | {"normaliser": stats, "sizes": sizes})
     about = {
         "algorithm": source.name, "env": source.trained.plan.env,
         "activation": getattr(source.config, "activation", ""), "actions": spec.action_kind,

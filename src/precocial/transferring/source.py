@@ -127,17 +127,25 @@ def from_file(path: Path) -> Source:
     if "state" in about:
         raise UserError(f"source {path} is a checkpoint; give its run folder instead")
     if outline := about.get("precocial"):
-        if about.get("sha256") != checkpoint.checksum(outline, tensors):
-            raise UserError(
-                f"source {path} is damaged: its checksum does not match its content; export again"
-            )
-        known = of_export(tensors, json.loads(outline))
+        try:
+            if about.get("sha256") != checkpoint.checksum(outline, tensors):
+                raise ValueError("its checksum does not match its content")
+            known = of_export(tensors, json.loads(outline))
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise UserError(f"source {path} is damaged: {error}; export again") from error
+        _require_whole({n: p for n, p in known["nets"].items() if "weight_0" in p}, str(path))
         return known | {"place": str(path), "sha256": digest(path), "env_steps": 0}
     return _of_layers(tensors, str(path), digest(path), "")
 
 
 def of_export(tensors: Mapping[str, Tensor], known: dict[str, Any]) -> Source:
-    """What ``precocial export`` wrote of a run: the same source as the run."""
+    """What ``precocial export`` wrote of a run: the same source as the run.
+
+    Raises:
+        ValueError: sizes or types of the tensors are others than were written.
+    """
+    if known["sizes"] != {k: [str(x.dtype), list(x.shape)] for k, x in tensors.items()}:
+        raise ValueError("sizes or types of its tensors are others than were written")
     nets: Nets = {}
     for name, x in tensors.items():
         net, _, rest = name.partition(".")

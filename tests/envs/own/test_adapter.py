@@ -775,7 +775,8 @@ class Handing(Drawn):
 class Elsewhere(Drawn):
     def __init__(self, **config):
         super().__init__()
-        self.settings = object(**config)  # which takes none
+        if config:
+            raise ValueError(f"no setting {config}")
 
 
 def test_what_it_hands_on_may_end_elsewhere():

@@ -119,7 +119,7 @@ def build_id(env_id: str, module: str = "", **kwargs: Any) -> gymnasium.Env:
 def _drawing(make: Callable[..., Any], creator: Any) -> Any:
     """What ``make`` makes, able to draw itself where ``creator`` can."""
     if _can_draw(creator):
-        with contextlib.suppress(TypeError):  # what it hands on may end elsewhere
+        with contextlib.suppress(Exception):  # what it hands on may end elsewhere
             return make(render_mode="rgb_array")
     return make()
 
@@ -127,14 +127,14 @@ def _drawing(make: Callable[..., Any], creator: Any) -> Any:
 def _can_draw(factory: Factory) -> bool:
     metadata = getattr(factory, "metadata", None)
     # A function, or a wrapper, which asks what is below it, has no metadata.
-    draws = not isinstance(metadata, Mapping) or "rgb_array" in metadata.get("render_modes", [])
+    draws = not isinstance(metadata, Mapping) or "rgb_array" in (metadata.get("render_modes") or [])
     return draws and _takes(factory, "render_mode")
 
 
 def _takes(factory: Any, name: str) -> bool:
     """Whether it has an argument of this name, or hands it on to a class above that has."""
     above = inspect.getmro(factory) if inspect.isclass(factory) else ()
-    for made_by in [vars(c)["__init__"] for c in above if "__init__" in vars(c)] or [factory]:
+    for made_by in [factory, *(vars(c)["__init__"] for c in above if "__init__" in vars(c))]:
         try:
             takes = inspect.signature(made_by).parameters
         except (TypeError, ValueError):  # some callables have no signature
