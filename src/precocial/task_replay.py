@@ -124,11 +124,14 @@ class TaskReplay:
                 self.apart[place] = picture.clone()
 
     def steps(self, first: int, end: int) -> Int[Tensor, "t n e"]:
-        """The places of these steps: time in the ring, task and lane as one number."""
+        """The places of these steps."""
         reward = self.fields["reward"]
         cells = torch.arange(reward[0].numel(), device=reward.device).view(reward.shape[1:])
-        time = torch.arange(first, end, device=reward.device) % self.room
-        return time.view(-1, 1, 1) * cells.numel() + cells
+        return self.places(torch.arange(first, end, device=reward.device).view(-1, 1, 1), cells)
+
+    def places(self, step: Tensor, cell: Tensor) -> Tensor:
+        """Time in the ring, task and lane as one number; ``cell`` counts the lanes of all tasks."""
+        return step % self.room * self.fields["reward"][0].numel() + cell
 
     def at(self, name: str, places: Int[Tensor, "*b"]) -> Tensor:
         """A field of the steps at these places."""
@@ -168,11 +171,11 @@ class TaskReplay:
         draw = torch.randint(
             self.num_transitions, (tasks, num), generator=rng, device=reward.device
         )
-        time, lane = self.start + draw // lanes, draw % lanes
-        task = torch.arange(tasks, device=reward.device).unsqueeze(1)
+        time = self.start + draw // lanes
+        cell = torch.arange(tasks, device=reward.device).unsqueeze(1) * lanes + draw % lanes
 
         def at(name: str, when: Tensor) -> Tensor:
-            return self.at(name, (when % self.room * tasks + task) * lanes + lane)
+            return self.at(name, self.places(when, cell))
 
         total, factor = torch.zeros_like(draw, dtype=reward.dtype), 1.0
         alive = torch.ones_like(draw, dtype=torch.bool)

@@ -317,7 +317,7 @@ class PEARL:
         width = self.at_once * self.cfg.lanes
         cell = slot * self.cfg.lanes + lane
         early = ((group * self.length + inside) * width + cell).flatten()
-        late = (time % self.replay.room * width + cell).flatten()
+        late = self.replay.places(time, cell).flatten() if self.replay.fields else early
         found = {}
         for k in names:
             x = self.first[k].flatten(0, 3).index_select(0, early)
